@@ -1,0 +1,182 @@
+//! Reading jobs: one by id, pages by filter, counts by queue.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::{PgExecutor, Postgres, QueryBuilder, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::JobState;
+
+/// One failed attempt, as kept on the job.
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct AttemptError {
+    pub attempt: u32,
+    pub at: DateTime<Utc>,
+    pub error: String,
+    pub worker: String,
+}
+
+/// A job as stored, finished or not.
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct JobRecord {
+    pub id: Uuid,
+    pub kind: String,
+    pub queue: String,
+    pub tenant: Option<String>,
+    pub state: JobState,
+    pub priority: i16,
+    pub run_at: DateTime<Utc>,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    /// Its tenant is on hold: it waits, whatever `run_at` says.
+    pub held: bool,
+    pub args: Value,
+    pub worker: Option<String>,
+    pub attempted_at: Option<DateTime<Utc>>,
+    pub errors: Vec<AttemptError>,
+    pub trace: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What a completed job left.
+    pub result: Option<Value>,
+    /// Why a job was cancelled or discarded.
+    pub reason: Option<String>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// `None`: all tenants'.
+    pub tenant: Option<String>,
+    pub state: Option<JobState>,
+    pub kind: Option<String>,
+    pub queue: Option<String>,
+    /// The last id of the page before.
+    pub before: Option<Uuid>,
+    pub limit: i64,
+}
+
+/// A queue's unfinished work.
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct QueueStats {
+    pub queue: String,
+    pub paused: bool,
+    pub scheduled: i64,
+    pub available: i64,
+    pub held: i64,
+    pub running: i64,
+    pub retryable: i64,
+    /// Seconds that the oldest available job has been waiting.
+    pub oldest_available_s: Option<f64>,
+}
+
+const UNFINISHED: &str = "select id, kind, queue, tenant, state, priority, run_at, attempt, max_attempts, held, args, \
+    worker, attempted_at, errors, trace, created_at, null::timestamptz as finished_at, null::jsonb as result, \
+    null::text as reason from queue.jobs";
+const FINISHED: &str = "select id, kind, queue, tenant, state, priority, run_at, attempt, max_attempts, false as held, args, \
+    worker, attempted_at, errors, trace, created_at, finished_at, result, reason from queue.finished_jobs";
+
+/// The job with this id; with a tenant, only if it is that tenant's.
+pub async fn find(db: impl PgExecutor<'_>, id: Uuid, tenant: Option<&str>) -> sqlx::Result<Option<JobRecord>> {
+    let mut query = QueryBuilder::<Postgres>::new("select * from (");
+    query.push(UNFINISHED).push(" where id = ").push_bind(id);
+    query.push(" union all ").push(FINISHED).push(" where id = ").push_bind(id);
+    query.push(") j where ").push_bind(tenant).push("::text is null or tenant = ").push_bind(tenant);
+    query.build().fetch_optional(db).await?.map(|row| record(&row)).transpose()
+}
+
+/// The page of jobs that `filter` describes, newest first (UUIDv7 order).
+pub async fn list(db: impl PgExecutor<'_>, filter: &JobFilter) -> sqlx::Result<Vec<JobRecord>> {
+    let mut query = QueryBuilder::<Postgres>::new("select * from (");
+    let unfinished = filter.state.is_none_or(|state| !state.is_finished());
+    let finished = filter.state.is_none_or(JobState::is_finished);
+    if unfinished {
+        push_page(&mut query, UNFINISHED, filter);
+    }
+    if unfinished && finished {
+        query.push(" union all ");
+    }
+    if finished {
+        push_page(&mut query, FINISHED, filter);
+    }
+    query.push(") j order by id desc limit ").push_bind(filter.limit);
+    query.build().fetch_all(db).await?.iter().map(record).collect()
+}
+
+fn push_page(query: &mut QueryBuilder<Postgres>, select: &'static str, filter: &JobFilter) {
+    query.push("(").push(select).push(" where true");
+    if let Some(tenant) = &filter.tenant {
+        query.push(" and tenant = ").push_bind(tenant.clone());
+    }
+    if let Some(state) = filter.state {
+        query.push(" and state = ").push_bind(state.as_str());
+    }
+    if let Some(kind) = &filter.kind {
+        query.push(" and kind = ").push_bind(kind.clone());
+    }
+    if let Some(queue) = &filter.queue {
+        query.push(" and queue = ").push_bind(queue.clone());
+    }
+    if let Some(before) = filter.before {
+        query.push(" and id < ").push_bind(before);
+    }
+    query.push(" order by id desc limit ").push_bind(filter.limit).push(")");
+}
+
+fn record(row: &PgRow) -> sqlx::Result<JobRecord> {
+    let decode = |e: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(e);
+    Ok(JobRecord {
+        id: row.try_get("id")?,
+        kind: row.try_get("kind")?,
+        queue: row.try_get("queue")?,
+        tenant: row.try_get("tenant")?,
+        state: row.try_get::<String, _>("state")?.parse().map_err(|e| decode(Box::new(e)))?,
+        priority: row.try_get("priority")?,
+        run_at: row.try_get("run_at")?,
+        attempt: row.try_get::<i32, _>("attempt")?.try_into().map_err(|e| decode(Box::new(e)))?,
+        max_attempts: row.try_get::<i32, _>("max_attempts")?.try_into().map_err(|e| decode(Box::new(e)))?,
+        held: row.try_get("held")?,
+        args: row.try_get("args")?,
+        worker: row.try_get("worker")?,
+        attempted_at: row.try_get("attempted_at")?,
+        errors: serde_json::from_value(row.try_get("errors")?).map_err(|e| decode(Box::new(e)))?,
+        trace: row.try_get("trace")?,
+        created_at: row.try_get("created_at")?,
+        finished_at: row.try_get("finished_at")?,
+        result: row.try_get("result")?,
+        reason: row.try_get("reason")?,
+    })
+}
+
+/// Counts of unfinished work, by queue. Reads the hot table only.
+pub async fn queue_stats(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<QueueStats>> {
+    let rows = sqlx::query(
+        "select coalesce(j.queue, q.name) as queue, bool_or(q.paused_at is not null) as paused,
+                count(*) filter (where j.state = 'scheduled') as scheduled,
+                count(*) filter (where j.state = 'available' and not j.held) as available,
+                count(*) filter (where j.held) as held,
+                count(*) filter (where j.state = 'running') as running,
+                count(*) filter (where j.state = 'retryable') as retryable,
+                extract(epoch from now() - min(j.run_at) filter (where j.state = 'available' and not j.held))::float8
+                    as oldest
+         from queue.jobs j full join queue.queues q on q.name = j.queue
+         group by 1 order by 1",
+    )
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(QueueStats {
+                queue: row.try_get("queue")?,
+                paused: row.try_get::<Option<bool>, _>("paused")?.unwrap_or(false),
+                scheduled: row.try_get("scheduled")?,
+                available: row.try_get("available")?,
+                held: row.try_get("held")?,
+                running: row.try_get("running")?,
+                retryable: row.try_get("retryable")?,
+                oldest_available_s: row.try_get("oldest")?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,141 @@
+//! What a job is: its arguments, its policy, its handler, and how it may end.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{Backoff, TraceParent, Unique};
+
+/// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
+/// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
+pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// What handlers of this host share: pools, clients, configuration.
+    type App: Send + Sync + 'static;
+
+    /// The stable name under which rows are stored, for example `billing.remind_invoice`. Never the Rust type's name.
+    const KIND: &'static str;
+    const QUEUE: &'static str = "default";
+    /// Higher runs first.
+    const PRIORITY: i16 = 0;
+    /// Failures, time-outs, panics and lost workers each use one.
+    const MAX_ATTEMPTS: u32 = 10;
+    /// One attempt's time limit.
+    const TIMEOUT: Duration = Duration::from_secs(300);
+    /// How long the finished job can be looked up.
+    const RETENTION_DAYS: u16 = 7;
+
+    fn backoff() -> Backoff {
+        Backoff::default()
+    }
+
+    /// Says which jobs count as the same work; the second enqueue of such a job answers the first.
+    fn unique(&self) -> Option<Unique> {
+        None
+    }
+
+    /// Does the work. `?` means "retry later"; [`Verdict`] spells out the rest. May run more than once.
+    fn run(self, ctx: Ctx<Self::App>) -> impl Future<Output = JobResult> + Send;
+
+    /// Called before the job becomes `discarded`: by the handler's verdict, or because its attempts are used up.
+    /// May run more than once. Not called for a payload that no longer decodes.
+    fn discarded(self, ctx: Ctx<Self::App>, reason: String) -> impl Future<Output = anyhow::Result<()>> + Send {
+        let _ = (ctx, reason);
+        async { Ok(()) }
+    }
+}
+
+pub type JobResult = Result<Verdict, anyhow::Error>;
+
+/// How an attempt ends when it does not fail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Completed, with an optional result for whoever asks later.
+    Done(Option<Value>),
+    /// Not yet: run again after this time. Uses no attempt.
+    Snooze(Duration),
+    /// There is nothing to do any more, and that is fine.
+    Cancel(String),
+    /// It can never succeed: a dead letter, for a person to look at.
+    Discard(String),
+}
+
+impl Verdict {
+    pub const DONE: Verdict = Verdict::Done(None);
+
+    pub fn done_with(result: impl Serialize) -> anyhow::Result<Self> {
+        Ok(Verdict::Done(Some(serde_json::to_value(result)?)))
+    }
+}
+
+/// A failure whose remedy has a known time, such as a server's `Retry-After`. Anywhere in an error's chain it replaces
+/// the kind's back-off.
+#[derive(Debug, thiserror::Error)]
+#[error("asked to come back in {after:?}")]
+pub struct RetryAfter {
+    pub after: Duration,
+    #[source]
+    pub source: Option<anyhow::Error>,
+}
+
+/// The job as its handler sees it.
+#[derive(Clone, Debug)]
+pub struct JobInfo {
+    pub id: Uuid,
+    pub kind: String,
+    pub queue: String,
+    pub tenant: Option<String>,
+    /// Counted from 1.
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub created_at: DateTime<Utc>,
+    pub trace: Option<TraceParent>,
+}
+
+/// What a handler gets besides its arguments. Cheap to clone.
+pub struct Ctx<A> {
+    pub app: Arc<A>,
+    pub job: Arc<JobInfo>,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) progress: Option<ProgressFn>,
+}
+
+pub(crate) type ProgressFn = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
+
+impl<A> Clone for Ctx<A> {
+    fn clone(&self) -> Self {
+        Self {
+            app: self.app.clone(),
+            job: self.job.clone(),
+            cancelled: self.cancelled.clone(),
+            progress: self.progress.clone(),
+        }
+    }
+}
+
+impl<A> Ctx<A> {
+    /// The tenant the job belongs to, or an error for a job that was enqueued without one.
+    pub fn tenant(&self) -> anyhow::Result<&str> {
+        self.job.tenant.as_deref().ok_or_else(|| anyhow::anyhow!("{} needs a tenant", self.job.kind))
+    }
+
+    pub fn is_last_attempt(&self) -> bool {
+        self.job.attempt >= self.job.max_attempts
+    }
+
+    /// Fires when somebody cancelled the job, when its lease was lost, or when the worker's patience at shutdown ended.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// Reports `done` of `total` units, for whoever watches (`job run` draws a bar). Free when nobody does.
+    pub fn progress(&self, done: u64, total: Option<u64>) {
+        if let Some(report) = &self.progress {
+            report(done, total);
+        }
+    }
+}

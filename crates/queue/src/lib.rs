@@ -1,0 +1,95 @@
+//! A PostgreSQL job queue for [apalis](https://docs.rs/apalis) workers.
+//!
+//! A job is a struct with a kind ([`Job`]); the [`Registry`] lists the kinds; [`enqueue`] writes jobs inside the caller's
+//! transaction; a [`Worker`] claims, runs and records them; the [`scheduler`] enqueues by the clock. Delivery is
+//! at least once, every outcome is fenced by the lease of its claim, and finished jobs leave the hot table in the
+//! statement that records them.
+
+mod backoff;
+mod control;
+mod enqueue;
+mod inspect;
+mod job;
+mod registry;
+pub mod scheduler;
+pub mod testing;
+mod trace;
+mod worker;
+
+pub use backoff::Backoff;
+pub use control::{
+    CancelOutcome, RetryOutcome, cancel, hold_tenant, pause, release_tenant, resume, retry,
+};
+pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
+pub use inspect::{AttemptError, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
+pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
+pub use registry::{ArgsError, Kind, Registry};
+pub use trace::TraceParent;
+pub use worker::{Outcome, Worker, WorkerConfig, run_inline};
+
+/// The queue's own migrations (schema `queue`, table `queue._sqlx_migrations`).
+pub fn migrator() -> sqlx::migrate::Migrator {
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator.dangerous_set_table_name("queue._sqlx_migrations");
+    migrator.create_schemas = std::borrow::Cow::Borrowed(&[std::borrow::Cow::Borrowed("queue")]);
+    migrator
+}
+
+/// Where a job is in its life. `scheduled`, `available`, `running` and `retryable` are unfinished; the rest are final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    Scheduled,
+    Available,
+    Running,
+    Retryable,
+    Completed,
+    Cancelled,
+    Discarded,
+}
+
+impl JobState {
+    pub const ALL: [JobState; 7] = [
+        JobState::Scheduled,
+        JobState::Available,
+        JobState::Running,
+        JobState::Retryable,
+        JobState::Completed,
+        JobState::Cancelled,
+        JobState::Discarded,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobState::Scheduled => "scheduled",
+            JobState::Available => "available",
+            JobState::Running => "running",
+            JobState::Retryable => "retryable",
+            JobState::Completed => "completed",
+            JobState::Cancelled => "cancelled",
+            JobState::Discarded => "discarded",
+        }
+    }
+
+    pub fn is_finished(self) -> bool {
+        matches!(self, JobState::Completed | JobState::Cancelled | JobState::Discarded)
+    }
+}
+
+impl std::fmt::Display for JobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for JobState {
+    type Err = UnknownState;
+
+    fn from_str(s: &str) -> Result<Self, UnknownState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == s).ok_or_else(|| UnknownState(s.to_owned()))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("unknown job state {0:?}")]
+pub struct UnknownState(String);

@@ -1,0 +1,124 @@
+//! The single list of kinds: workers dispatch by it, and API, CLI, schedules and docs read it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use schemars::Schema;
+use serde_json::Value;
+
+use crate::{Backoff, Ctx, Job, JobResult, NewJob};
+
+type RunFn<A> = fn(Value, Ctx<A>) -> Result<BoxFuture<'static, JobResult>, ArgsError>;
+type DiscardedFn<A> = fn(Value, Ctx<A>, String) -> Result<BoxFuture<'static, anyhow::Result<()>>, ArgsError>;
+
+/// One kind of job with its policy, its arguments' JSON schema and its handler.
+pub struct Kind<A> {
+    pub name: &'static str,
+    pub queue: &'static str,
+    pub priority: i16,
+    pub max_attempts: u32,
+    pub timeout: Duration,
+    pub retention_days: u16,
+    pub backoff: Backoff,
+    /// JSON schema (2020-12) of the arguments; its `description` is the struct's doc comment.
+    pub schema: Schema,
+    new_job: fn(Value) -> Result<NewJob, ArgsError>,
+    pub(crate) run: RunFn<A>,
+    pub(crate) discarded: DiscardedFn<A>,
+}
+
+impl<A: Send + Sync + 'static> Kind<A> {
+    fn of<J: Job<App = A>>() -> Self {
+        Self {
+            name: J::KIND,
+            queue: J::QUEUE,
+            priority: J::PRIORITY,
+            max_attempts: J::MAX_ATTEMPTS,
+            timeout: J::TIMEOUT,
+            retention_days: J::RETENTION_DAYS,
+            backoff: J::backoff(),
+            schema: schemars::schema_for!(J),
+            new_job: |args| Ok(NewJob::of(&decode::<J>(args)?)),
+            run: |args, ctx| Ok(Box::pin(decode::<J>(args)?.run(ctx))),
+            discarded: |args, ctx, reason| Ok(Box::pin(decode::<J>(args)?.discarded(ctx, reason))),
+        }
+    }
+
+    /// Checks the arguments against the kind's type and makes a job of them, with the kind's defaults and uniqueness.
+    pub fn new_job(&self, args: Value) -> Result<NewJob, ArgsError> {
+        (self.new_job)(args)
+    }
+
+    /// The first sentence about the kind, from its doc comment.
+    pub fn description(&self) -> &str {
+        self.schema.get("description").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn decode<J: Job>(args: Value) -> Result<J, ArgsError> {
+    serde_path_to_error::deserialize(args).map_err(|e| {
+        let path = e.path().to_string();
+        ArgsError { path: if path == "." { String::new() } else { path }, message: e.into_inner().to_string() }
+    })
+}
+
+/// Arguments that are not the kind's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("arguments do not decode{}: {message}", if path.is_empty() { String::new() } else { format!(" at {path}") })]
+pub struct ArgsError {
+    /// Dotted path of the field at fault; empty for the whole.
+    pub path: String,
+    pub message: String,
+}
+
+/// All kinds that this host knows, by name.
+pub struct Registry<A> {
+    kinds: BTreeMap<&'static str, Arc<Kind<A>>>,
+}
+
+impl<A> Default for Registry<A> {
+    fn default() -> Self {
+        Self { kinds: BTreeMap::new() }
+    }
+}
+
+impl<A: Send + Sync + 'static> Registry<A> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kind.
+    ///
+    /// # Panics
+    /// When the kind is there already: two handlers for one name is a mistake in the program.
+    #[must_use]
+    pub fn with<J: Job<App = A>>(mut self) -> Self {
+        let previous = self.kinds.insert(J::KIND, Arc::new(Kind::of::<J>()));
+        assert!(previous.is_none(), "job kind {} is registered twice", J::KIND);
+        self
+    }
+
+    pub fn get(&self, kind: &str) -> Option<&Arc<Kind<A>>> {
+        self.kinds.get(kind)
+    }
+
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind<A>> {
+        self.kinds.values().map(Arc::as_ref)
+    }
+
+    /// The names of all queues that some kind goes to, sorted.
+    pub fn queues(&self) -> Vec<&'static str> {
+        let mut queues: Vec<_> = self.kinds().map(|kind| kind.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+}
+
+/// The table of contents of a host's work: `registry![billing::RemindInvoice, billing::SweepOverdue]`.
+#[macro_export]
+macro_rules! registry {
+    ($($job:ty),* $(,)?) => {
+        $crate::Registry::new()$(.with::<$job>())*
+    };
+}
