@@ -31,7 +31,8 @@ impl Unique {
     /// By all arguments within kind and tenant, until the job ends.
     pub fn by_args(args: &impl serde::Serialize) -> Self {
         let json = serde_json::to_vec(args).unwrap_or_default();
-        Self::by(format_args!("args:{:x}", Sha256::digest(json)))
+        let digest: [u8; 32] = Sha256::digest(json).into();
+        Self::by(format_args!("args:{:032x}", u128::from_be_bytes(std::array::from_fn(|i| digest[i]))))
     }
 
     /// Within the kind, whatever the tenant.
