@@ -30,7 +30,12 @@ pub enum RetryOutcome {
 }
 
 /// Cancels a job; with a tenant, only that tenant's. A waiting job ends at once; a running one is asked to stop.
-pub async fn cancel(db: &mut PgConnection, id: Uuid, tenant: Option<&str>, reason: &str) -> sqlx::Result<CancelOutcome> {
+pub async fn cancel(
+    db: &mut PgConnection,
+    id: Uuid,
+    tenant: Option<&str>,
+    reason: &str,
+) -> sqlx::Result<CancelOutcome> {
     let cancelled: Option<Uuid> = sqlx::query_scalar(
         "with gone as (
              delete from queue.jobs
@@ -195,6 +200,9 @@ pub async fn release_tenant(db: &mut PgConnection, tenant: &str) -> sqlx::Result
 }
 
 async fn lock_tenant_exclusively(db: &mut PgConnection, tenant: &str) -> sqlx::Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtext('queue.tenant'), hashtext($1))").bind(tenant).execute(db).await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtext('queue.tenant'), hashtext($1))")
+        .bind(tenant)
+        .execute(db)
+        .await?;
     Ok(())
 }

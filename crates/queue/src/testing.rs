@@ -6,7 +6,10 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{Job, JobFilter, JobRecord, NewJob, Outcome, Registry, list, worker::{Inline, keeper}};
+use crate::{
+    Job, JobFilter, JobRecord, NewJob, Outcome, Registry, list,
+    worker::{Inline, keeper},
+};
 
 /// Runs the queue's due jobs, those they enqueue included, until none is left; answers them in the order they ran.
 /// Failed attempts stay `retryable` at their stored time.
@@ -81,5 +84,7 @@ async fn snapshot(pool: &PgPool, tables: &[&str]) -> sqlx::Result<Vec<Value>> {
 }
 
 async fn rows(db: &mut PgConnection, table: &str) -> sqlx::Result<Vec<Value>> {
-    sqlx::query_scalar(AssertSqlSafe(format!("select to_jsonb(t) from {table} t order by to_jsonb(t)::text"))).fetch_all(db).await
+    sqlx::query_scalar(AssertSqlSafe(format!("select to_jsonb(t) from {table} t order by to_jsonb(t)::text")))
+        .fetch_all(db)
+        .await
 }

@@ -59,7 +59,9 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
             Ended::BadArgs(reason) => Outcome::Discarded { reason, error: None },
             Ended::Aborted => Outcome::Released,
             // Asked to stop, it stopped with an error. (Where the lease was lost, the fence drops this outcome.)
-            Ended::Failed(_) if ctx.cancelled.is_cancelled() => Outcome::Cancelled { reason: "cancelled while it ran".into() },
+            Ended::Failed(_) if ctx.cancelled.is_cancelled() => {
+                Outcome::Cancelled { reason: "cancelled while it ran".into() }
+            }
             Ended::Failed(error) => failed(kind, job, ctx, &error).await,
         }
     };
@@ -160,4 +162,3 @@ pub(crate) fn span(job: &Claimed) -> tracing::Span {
         trace = job.trace,
     )
 }
-

@@ -27,6 +27,9 @@ pub(crate) struct Claimed {
 }
 
 /// Claims up to `limit` jobs that are due, highest priority first, then oldest. A paused queue gives none.
+///
+/// A claim need not survive a crash of the database (the job is then available again, and the fence refuses our
+/// outcome), so it alone does not wait for the disk. Enqueues and outcomes do.
 pub(crate) async fn batch(
     db: impl PgExecutor<'_>,
     queue: &str,
@@ -36,9 +39,10 @@ pub(crate) async fn batch(
 ) -> sqlx::Result<Vec<Claimed>> {
     let mut jobs: Vec<Claimed> = sqlx::query_as(
         "with due as materialized (
-             select id from queue.jobs
+             select ctid from queue.jobs
              where queue = $1 and state = 'available' and not held
                and not exists (select from queue.queues where name = $1 and paused_at is not null)
+               and (select set_config('synchronous_commit', 'off', true)) = 'off'
              order by priority desc, run_at, id
              limit $2
              for update skip locked
@@ -46,7 +50,7 @@ pub(crate) async fn batch(
          update queue.jobs j
          set state = 'running', attempt = j.attempt + 1, lease = $3, lease_until = now() + make_interval(secs => $4),
              worker = $5, attempted_at = now()
-         from due where j.id = due.id
+         from due where j.ctid = due.ctid
          returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at,
                    extract(epoch from clock_timestamp() - j.run_at)::float8 as waited_s,
                    j.errors -> -1 ->> 'error' as last_error",

@@ -202,7 +202,9 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
             sqlx::query(AssertSqlSafe(format!("drop table queue.{partition}"))).execute(&mut *db).await?;
             tracing::info!(partition, "dropped a day of history");
         }
-        sqlx::query("delete from queue.finished_jobs_default where expires_on < current_date").execute(&mut *db).await?;
+        sqlx::query("delete from queue.finished_jobs_default where expires_on < current_date")
+            .execute(&mut *db)
+            .await?;
         sqlx::query(
             "delete from queue.unique_keys where key in (
                  select key from queue.unique_keys where expires_at < now() limit 10000 for update skip locked)",

@@ -21,7 +21,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub(crate) use self::inline::Inline;
-pub use self::{inline::run_inline, record::Outcome};
 use self::{
     attempt::Surroundings,
     backend::QueueBackend,
@@ -30,6 +29,7 @@ use self::{
     hand::InHand,
     record::Ended,
 };
+pub use self::{inline::run_inline, record::Outcome};
 use crate::Registry;
 
 /// How a worker process works.
@@ -110,8 +110,14 @@ impl<A: Send + Sync + 'static> Worker<A> {
             wakes.insert(queue.clone(), wake.clone());
             let (jobs, claimed) = mpsc::unbounded_channel();
             let buffer = Arc::new(Buffer::new());
-            let fetcher =
-                Fetcher { shared: shared.clone(), queue: queue.clone(), concurrency, buffer: buffer.clone(), jobs, wake };
+            let fetcher = Fetcher {
+                shared: shared.clone(),
+                queue: queue.clone(),
+                concurrency,
+                buffer: buffer.clone(),
+                jobs,
+                wake,
+            };
             keepers.spawn(fetcher.run(shutdown.clone()));
             let release = ended.clone();
             let backend = QueueBackend::new(claimed, buffer, move |job| {
@@ -120,9 +126,10 @@ impl<A: Send + Sync + 'static> Worker<A> {
             let (shared, ended, abort, name) = (shared.clone(), ended.clone(), abort.clone(), queue.clone());
             monitor = monitor.register(move |_| {
                 let (shared, ended, abort) = (shared.clone(), ended.clone(), abort.clone());
-                WorkerBuilder::new(name.as_str()).backend(backend.clone()).concurrency(concurrency).build(
-                    move |job: Claimed| work(shared.clone(), job, abort.clone(), ended.clone()),
-                )
+                WorkerBuilder::new(name.as_str())
+                    .backend(backend.clone())
+                    .concurrency(concurrency)
+                    .build(move |job: Claimed| work(shared.clone(), job, abort.clone(), ended.clone()))
             });
         }
         drop(ended);
@@ -205,7 +212,9 @@ fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Spa
         Outcome::Discarded { reason, .. } => tracing::error!(duration_ms, reason, "job discarded"),
         Outcome::Cancelled { reason } => tracing::info!(duration_ms, reason, "job cancelled"),
         Outcome::Snoozed { wait } => tracing::debug!(duration_ms, wait_ms = wait.as_millis(), "job snoozed"),
-        Outcome::Completed { .. } | Outcome::Released => tracing::debug!(duration_ms, outcome = outcome.as_str(), "job ended"),
+        Outcome::Completed { .. } | Outcome::Released => {
+            tracing::debug!(duration_ms, outcome = outcome.as_str(), "job ended")
+        }
     }
 }
 

@@ -12,12 +12,24 @@ use super::claim::Claimed;
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    Completed { result: Option<Value> },
-    Snoozed { wait: Duration },
-    Retryable { error: String, wait: Duration },
-    Cancelled { reason: String },
+    Completed {
+        result: Option<Value>,
+    },
+    Snoozed {
+        wait: Duration,
+    },
+    Retryable {
+        error: String,
+        wait: Duration,
+    },
+    Cancelled {
+        reason: String,
+    },
     /// A dead letter. `error` is set where this attempt failed, and is absent where the handler gave up on purpose.
-    Discarded { reason: String, error: Option<String> },
+    Discarded {
+        reason: String,
+        error: Option<String>,
+    },
     /// Handed back without using the attempt: the worker is shutting down.
     Released,
 }
@@ -55,10 +67,7 @@ impl Ended {
 /// earlier try had succeeded. Running it twice is harmless.
 pub(crate) async fn outcomes(pool: &PgPool, worker: &str, batch: &[Ended]) -> sqlx::Result<Vec<Uuid>> {
     let (last, again): (Vec<&Ended>, Vec<&Ended>) = batch.iter().partition(|ended| {
-        matches!(
-            ended.outcome,
-            Outcome::Completed { .. } | Outcome::Cancelled { .. } | Outcome::Discarded { .. }
-        )
+        matches!(ended.outcome, Outcome::Completed { .. } | Outcome::Cancelled { .. } | Outcome::Discarded { .. })
     });
     let mut recorded = Vec::with_capacity(batch.len());
     if !last.is_empty() {
@@ -192,4 +201,3 @@ fn storable(text: &str) -> String {
     }
     text
 }
-

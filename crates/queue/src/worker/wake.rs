@@ -1,10 +1,6 @@
 //! One LISTEN connection per process: new work wakes its queue's fetcher, a cancel request reaches the running handler.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
