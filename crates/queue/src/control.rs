@@ -28,7 +28,12 @@ pub enum RetryOutcome {
 }
 
 /// Cancels a job; with a tenant, only that tenant's.
-pub async fn cancel(db: &mut PgConnection, id: Uuid, tenant: Option<&str>, reason: &str) -> sqlx::Result<CancelOutcome> {
+pub async fn cancel(
+    db: &mut PgConnection,
+    id: Uuid,
+    tenant: Option<&str>,
+    reason: &str,
+) -> sqlx::Result<CancelOutcome> {
     let _ = (db, id, tenant, reason);
     todo!()
 }

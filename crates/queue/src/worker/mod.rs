@@ -40,11 +40,22 @@ impl Default for WorkerConfig {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    Completed { result: Option<serde_json::Value> },
-    Snoozed { wait: Duration },
-    Retryable { error: String, wait: Duration },
-    Cancelled { reason: String },
-    Discarded { reason: String },
+    Completed {
+        result: Option<serde_json::Value>,
+    },
+    Snoozed {
+        wait: Duration,
+    },
+    Retryable {
+        error: String,
+        wait: Duration,
+    },
+    Cancelled {
+        reason: String,
+    },
+    Discarded {
+        reason: String,
+    },
     /// Handed back without using the attempt: the worker is shutting down.
     Released,
 }
