@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use config::{File, FileFormat, Value};
+use config::{File, FileFormat, Source, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     #[serde(with = "optional")]
     pub base_domain: Option<String>,
-    #[serde(deserialize_with = "optional::deserialize", serialize_with = "hidden::optional")]
+    #[serde(with = "hidden::optional")]
     pub operator_token: Option<SecretString>,
 }
 
@@ -89,7 +89,7 @@ pub struct Scheduler {
 pub struct VaultConfig {
     #[serde(deserialize_with = "list", serialize_with = "hidden::list")]
     pub keys: Vec<SecretString>,
-    #[serde(deserialize_with = "optional::deserialize", serialize_with = "hidden::optional")]
+    #[serde(with = "hidden::optional")]
     pub index_key: Option<SecretString>,
 }
 
@@ -222,7 +222,7 @@ impl fmt::Display for Environment {
 /// The sentence for a setting that does not fit: which, where it came from, why.
 fn at_fault(layers: &config::Config, error: serde_path_to_error::Error<config::ConfigError>) -> anyhow::Error {
     let path = error.path().to_string();
-    let origin = match layers.get::<Value>(&path).ok().and_then(|value| value.origin().map(str::to_owned)) {
+    let origin = match origin(layers, &path) {
         None => "the compiled-in files".to_owned(),
         Some(origin) if origin == "the environment" => format!("BACKROOM__{}", path.replace('.', "__").to_uppercase()),
         Some(origin) => origin,
@@ -233,6 +233,17 @@ fn at_fault(layers: &config::Config, error: serde_path_to_error::Error<config::C
         other => other.to_string(),
     };
     anyhow::anyhow!("the setting `{path}` (from {origin}) does not fit: {reason}")
+}
+
+/// Where the value at a dotted path came from; `None` for what is compiled in.
+fn origin(layers: &config::Config, path: &str) -> Option<String> {
+    let mut steps = path.split('.');
+    let mut value = layers.collect().ok()?.remove(steps.next()?)?;
+    for step in steps {
+        let ValueKind::Table(mut table) = value.kind else { break };
+        value = table.remove(step)?;
+    }
+    value.origin().map(str::to_owned)
 }
 
 /// A list, or text separated by commas (from the environment).
@@ -287,12 +298,22 @@ mod hidden {
         serializer.serialize_str(shown(secret))
     }
 
-    pub fn optional<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(secret.as_ref().map(shown).unwrap_or_default())
-    }
-
     pub fn list<S: Serializer>(secrets: &[SecretString], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(secrets.iter().map(shown))
+    }
+
+    pub mod optional {
+        use super::{SecretString, Serializer, shown};
+        use serde::{Deserialize, Deserializer};
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            Ok(Some(text).filter(|text| !text.is_empty()).map(SecretString::from))
+        }
+
+        pub fn serialize<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(secret.as_ref().map(shown).unwrap_or_default())
+        }
     }
 }
 

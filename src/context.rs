@@ -1,6 +1,6 @@
 //! What handlers, requests and commands share.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use secrecy::ExposeSecret;
@@ -9,7 +9,31 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::config::Database;
+use crate::{
+    config::{Config, Database},
+    domain::Clock,
+    vault::Vault,
+};
+
+/// One process's parts, shared as `Arc<App>`; job handlers reach it as `ctx.app`.
+pub struct App {
+    pub config: Config,
+    pub db: PgPool,
+    pub vault: Vault,
+    pub clock: Clock,
+}
+
+impl App {
+    /// Opens the vault and the mailer, and connects to the database.
+    ///
+    /// # Errors
+    /// Says what to set when there is no vault key (VAULT-6) or no database, and why the database refused.
+    pub async fn connect(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
+        let vault = Vault::from_keys(&config.vault.keys, config.vault.index_key.as_ref())?;
+        let db = connect(&config.database).await?;
+        Ok(Arc::new(Self { config, db, vault, clock }))
+    }
+}
 
 /// The pool of one process. Looks once, so that a wrong address is told at once and in its own words.
 pub async fn connect(database: &Database) -> anyhow::Result<PgPool> {
