@@ -13,7 +13,7 @@ pub mod testing;
 mod tx;
 
 pub use create::{CreateError, NewOrganization, create};
-pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform};
+pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform, platform_is_current};
 pub use names::{drop_organization_roles, role_name};
 pub use status::set_billing_status;
 pub use tx::{TenantTx, begin};
