@@ -81,8 +81,8 @@ impl KeyRing {
             if text.is_empty() {
                 continue; // an empty variable is no key
             }
-            let key = Key::parse(text)
-                .map_err(|problem| VaultError::MalformedKey { position: position + 1, problem })?;
+            let key =
+                Key::parse(text).map_err(|problem| VaultError::MalformedKey { position: position + 1, problem })?;
             if parsed.iter().any(|other| other.id == key.id) {
                 return Err(VaultError::RepeatedKey { id: key.id });
             }
