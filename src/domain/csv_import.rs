@@ -1,5 +1,6 @@
 //! Invoices from a CSV file (BILL-10): what every line says, and what is wrong with the lines that say nothing useful.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDate;
@@ -325,15 +326,19 @@ impl Import {
         if record.len() != COLUMNS.len() {
             let message =
                 format!("has {} columns instead of {}; a quotation mark may be left open", record.len(), COLUMNS.len());
-            let number = columns.positions[0];
-            self.spoil(record.get(number).unwrap_or_default());
+            if let Some(number) = record.get(columns.positions[0]).filter(|number| !number.is_empty()) {
+                let position = self.group(line, number);
+                self.groups[position].spoiled = true;
+            }
             return self.refuse(line, "line", message);
         }
-        if let Some(first) = self.seen.get(&record.iter().map(str::to_owned).collect::<Vec<_>>()) {
-            let message = format!("repeats line {first} word for word and is left out");
-            return self.refuse(line, "line", message);
-        }
-        self.seen.insert(record.iter().map(str::to_owned).collect(), line);
+        match self.seen.entry(record.iter().map(str::to_owned).collect()) {
+            Entry::Vacant(entry) => entry.insert(line),
+            Entry::Occupied(first) => {
+                let message = format!("repeats line {} word for word and is left out", first.get());
+                return self.refuse(line, "line", message);
+            }
+        };
 
         let mut parsed = Line { record, columns, errors: FieldErrors::default() };
         let Some(number) = parsed.field("number", None, |text| one_line(text, 50).map(|()| text.to_owned())) else {
@@ -376,12 +381,6 @@ impl Import {
         self.groups.push(Group { number: number.to_owned(), first_line: line, invoice: None, spoiled: false });
         self.by_number.insert(number.to_owned(), self.groups.len() - 1);
         self.groups.len() - 1
-    }
-
-    fn spoil(&mut self, number: &str) {
-        if let Some(position) = self.by_number.get(number) {
-            self.groups[*position].spoiled = true;
-        }
     }
 
     fn refuse(&mut self, line: u64, field: &str, message: String) {

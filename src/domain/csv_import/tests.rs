@@ -91,6 +91,10 @@ fn part_of_an_invoice_is_never_imported() {
     let parsed = parse_rows(&[row("1001", "Hours", "1"), "1001,,\n".to_owned()]);
     assert_eq!(told(&parsed), [(2, "number"), (3, "line")]);
     assert_eq!(parsed.invoices, []);
+
+    let parsed = parse_rows(&["1001,,\n".to_owned(), row("1001", "Hours", "1")]);
+    assert_eq!(told(&parsed), [(2, "line")]);
+    assert_eq!(parsed.invoices, []);
 }
 
 /// BILL-10
