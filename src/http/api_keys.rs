@@ -81,11 +81,10 @@ impl From<ApiKey> for KeyView {
 }
 
 /// Makes a key.
-///
-/// The only POST that takes no Idempotency-Key: its answer would have to be kept, and a key is not kept.
 #[utoipa::path(
     post, path = "/api-keys", tag = "organization", operation_id = "create_api_key",
     security(("api_key" = ["organization:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = KeyRequest,
     responses((status = 201, description = "Made", body = NewKey), Problems)
 )]
@@ -94,10 +93,6 @@ async fn create(
     caller: May<OrganizationWrite>,
     posted: Posted<KeyRequest>,
 ) -> Result<Response, Problem> {
-    if posted.idempotency.is_some() {
-        let message = "is not taken here: the answer holds the new key, which is shown once and not kept";
-        return Err(Problem::field("Idempotency-Key", "invalid", message));
-    }
     let KeyRequest { name, mut scopes } = posted.body;
     let mut errors = FieldErrors::default();
     errors.check("name", one_line(&name, 100));
@@ -109,8 +104,9 @@ async fn create(
     scopes.sort_unstable();
     scopes.dedup();
     let scopes: Vec<_> = scopes.into_iter().map(|scope| scope.as_str().to_owned()).collect();
-    let Begun::Fresh(mut work) = begin(&state, caller.organization.id, None).await? else {
-        return Err(Problem::internal(anyhow::anyhow!("a request without a key was answered before it began")));
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
     };
     let (about, key) =
         api_keys::create(&mut work, &caller.organization, &name, &scopes, state.app.clock.now()).await?;

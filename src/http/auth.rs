@@ -59,8 +59,13 @@ impl Caller {
         self.organization.slug.as_str()
     }
 
+    /// Whether the key has the scope.
+    pub fn has(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+
     fn check(&self, scope: Scope) -> Result<(), Problem> {
-        if !self.scopes.contains(&scope) {
+        if !self.has(scope) {
             let detail = format!("the key lacks the scope {}", scope.as_str());
             return Err(Problem::new(ProblemType::Forbidden, detail));
         }

@@ -2,7 +2,8 @@
 //! its work once and gives the first answer again.
 //!
 //! Key, work and answer are one transaction. A call that is refused or fails leaves nothing behind, its key included, so
-//! it can be corrected or tried again under the same key; only what was done is kept.
+//! it can be corrected or tried again under the same key; only what was done is kept. An answer may show what is sealed
+//! elsewhere (a company's phone, a new API key), so it is kept sealed.
 
 use std::ops::{Deref, DerefMut};
 
@@ -12,6 +13,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -23,8 +25,10 @@ use super::{
     problem::{Problem, ProblemType},
 };
 use crate::{
+    domain::Organization,
     store::idempotency::{self, Begin},
     tenant::TenantTx,
+    vault::{Place, Vault},
 };
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -73,12 +77,12 @@ impl Key {
 pub struct Answer {
     status: StatusCode,
     location: Option<String>,
-    body: Vec<u8>,
+    body: String,
 }
 
 impl Answer {
     pub fn new(status: StatusCode, body: &impl Serialize) -> Self {
-        Self { status, location: None, body: serde_json::to_vec(body).expect("an answer has a JSON form") }
+        Self { status, location: None, body: serde_json::to_string(body).expect("an answer has a JSON form") }
     }
 
     #[must_use]
@@ -111,7 +115,15 @@ pub enum Begun {
 /// The transaction of one POST. Dropped unfinished, it leaves nothing behind.
 pub struct Work {
     tx: Reach,
-    keep: Option<(Uuid, Idempotency)>,
+    keep: Option<Keep>,
+}
+
+/// Where the answer will be kept.
+struct Keep {
+    organization: Uuid,
+    slug: String,
+    key: Idempotency,
+    vault: Vault,
 }
 
 /// What the transaction reaches.
@@ -124,24 +136,29 @@ enum Reach {
 
 /// Begins work on the caller's own tables.
 pub async fn begin_tenant(state: &ApiState, caller: &Caller, key: Option<&Idempotency>) -> Result<Begun, Problem> {
-    let begun = begin(state, caller.organization.id, key).await?;
+    let begun = begin(state, &caller.organization, key).await?;
     let Begun::Fresh(Work { tx: Reach::Platform(tx), keep }) = begun else { return Ok(begun) };
     let tx = TenantTx::enter(tx, &caller.organization).await?;
     Ok(Begun::Fresh(Work { tx: Reach::Tenant(tx), keep }))
 }
 
 /// Begins work on the control plane or the queue; what it may touch there is up to the handler.
-pub async fn begin(state: &ApiState, organization: Uuid, key: Option<&Idempotency>) -> Result<Begun, Problem> {
+pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&Idempotency>) -> Result<Begun, Problem> {
     let mut tx = state.app.db.begin().await?;
     let Some(key) = key else {
         return Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: None }));
     };
-    match idempotency::begin(&mut tx, organization, &key.key, &key.fingerprint, state.app.clock.now()).await? {
-        Begin::New => Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: Some((organization, key.clone())) })),
-        Begin::Replay(answer) => {
-            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-            let answer = Answer { status, location: answer.location, body: answer.body };
-            let mut response = answer.into_response();
+    let keep = Keep {
+        organization: organization.id,
+        slug: organization.slug.as_str().to_owned(),
+        key: key.clone(),
+        vault: state.app.vault.clone(),
+    };
+    let now = state.app.clock.now();
+    match idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await? {
+        Begin::New => Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: Some(keep) })),
+        Begin::Replay(kept) => {
+            let mut response = keep.open(kept)?.into_response();
             response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
             Ok(Begun::Answered(response))
         }
@@ -160,26 +177,42 @@ pub async fn begin(state: &ApiState, organization: Uuid, key: Option<&Idempotenc
 impl Work {
     /// Keeps the answer under the request's key, commits, answers.
     pub async fn finish(self, answer: Answer) -> Result<Response, Problem> {
-        let Self { tx, keep } = self;
-        match (keep, tx) {
+        match (self.keep, self.tx) {
             (None, Reach::Platform(tx)) => tx.commit().await?,
             (None, Reach::Tenant(tx)) => tx.commit().await?,
-            (Some((organization, key)), tx) => {
+            (Some(keep), tx) => {
                 let mut tx = match tx {
                     Reach::Platform(tx) => tx,
                     Reach::Tenant(tx) => tx.leave().await?,
                 };
-                let kept = idempotency::Answer {
-                    status: answer.status.as_u16(),
-                    location: answer.location.clone(),
-                    content_type: Some("application/json".to_owned()),
-                    body: answer.body.clone(),
-                };
-                idempotency::complete(&mut tx, organization, &key.key, &kept).await?;
+                idempotency::complete(&mut tx, keep.organization, &keep.key.key, &keep.seal(&answer)).await?;
                 tx.commit().await?;
             }
         }
         Ok(answer.into_response())
+    }
+}
+
+impl Keep {
+    /// The row has no id of its own; the fingerprint binds the answer to its request.
+    fn place(&self) -> Place<'_> {
+        let row = Uuid::from_bytes(std::array::from_fn(|n| self.key.fingerprint[n]));
+        Place { organization: &self.slug, table: "idempotency_keys", column: "body", row }
+    }
+
+    fn seal(&self, answer: &Answer) -> idempotency::Answer {
+        idempotency::Answer {
+            status: answer.status.as_u16(),
+            location: answer.location.clone(),
+            content_type: Some("application/json".to_owned()),
+            body: self.vault.seal_text(&self.place(), &answer.body),
+        }
+    }
+
+    fn open(&self, kept: idempotency::Answer) -> Result<Answer, Problem> {
+        let body = self.vault.open_text(&self.place(), &kept.body).map_err(Problem::internal)?;
+        let status = StatusCode::from_u16(kept.status).map_err(Problem::internal)?;
+        Ok(Answer { status, location: kept.location, body: body.expose_secret().to_owned() })
     }
 }
 

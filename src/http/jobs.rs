@@ -260,7 +260,7 @@ async fn enqueue(
     if posted.idempotency.is_none() {
         return Ok(answer(queue::enqueue(&state.app.db, &job).await?).into_response());
     }
-    let mut work = match begin(&state, caller.organization.id, posted.idempotency.as_ref()).await? {
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -300,7 +300,7 @@ async fn enqueue_bulk(
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
-    let mut work = match begin(&state, caller.organization.id, posted.idempotency.as_ref()).await? {
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -448,7 +448,7 @@ async fn cancel(
     Id(id): Id,
     posted: NoBody,
 ) -> Result<Response, Problem> {
-    let mut work = match begin(&state, caller.organization.id, posted.idempotency.as_ref()).await? {
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -474,7 +474,7 @@ async fn retry(
     Id(id): Id,
     posted: NoBody,
 ) -> Result<Response, Problem> {
-    let mut work = match begin(&state, caller.organization.id, posted.idempotency.as_ref()).await? {
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };

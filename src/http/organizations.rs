@@ -260,10 +260,9 @@ async fn create(
         }
         Err(error) => return Err(error.into()),
     };
-    let id = organization.id;
     let location = format!("/api/v1/organizations/{slug}");
-    let answer = Answer::new(StatusCode::CREATED, &OrganizationView::from(organization)).at(location);
-    match begin(&state, id, posted.idempotency.as_ref()).await? {
+    let answer = Answer::new(StatusCode::CREATED, &OrganizationView::from(organization.clone())).at(location);
+    match begin(&state, &organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work.finish(answer).await,
         Begun::Answered(response) => Ok(response),
     }
@@ -273,7 +272,7 @@ async fn create(
 async fn replay(state: &ApiState, slug: &Slug, key: Option<&Idempotency>) -> Result<Option<Response>, Problem> {
     let Some(key) = key else { return Ok(None) };
     let organization = find(state, slug.as_str()).await?;
-    match begin(state, organization.id, Some(key)).await {
+    match begin(state, &organization, Some(key)).await {
         Ok(Begun::Answered(response)) => Ok(Some(response)),
         // Dropped unfinished: the key is not kept.
         Ok(Begun::Fresh(_)) => Ok(None),
@@ -358,7 +357,7 @@ async fn set_status(
     key: Option<&Idempotency>,
 ) -> Result<Response, Problem> {
     let organization = find(state, slug).await?;
-    let mut work = match begin(state, organization.id, key).await? {
+    let mut work = match begin(state, &organization, key).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };

@@ -103,3 +103,79 @@ pub async fn create(db: &PgPool, clock: &Clock, new: NewOrganization) -> Result<
     tracing::info!(tenant = organization.slug.as_str(), "created the organization");
     Ok(organization)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::testing::TestDatabase;
+
+    fn new(slug: &str) -> NewOrganization {
+        NewOrganization::named(Slug::parse(slug).unwrap(), "Acme")
+    }
+
+    async fn leftovers(db: &PgPool, slug: &str) -> (i64, i64, i64) {
+        sqlx::query_as(
+            "select (select count(*) from public.organizations where slug = $1),
+                    (select count(*) from pg_namespace where nspname = 'org_' || replace($1, '-', '_')),
+                    (select count(*) from pg_roles
+                     where rolname = 'backroom_' || (select oid from pg_database where datname = current_database())
+                                     || '_' || replace($1, '-', '_'))",
+        )
+        .bind(slug)
+        .fetch_one(db)
+        .await
+        .unwrap()
+    }
+
+    /// TEN-1, TEN-2
+    #[tokio::test]
+    async fn an_organization_comes_with_its_schema_and_its_role() {
+        let database = TestDatabase::new().await;
+
+        let made = create(&database.pool, &Clock::system(), new("acme-inc")).await.unwrap();
+
+        assert_eq!(made.schema_name, "org_acme_inc");
+        assert_eq!((made.tier, made.billing_status), (Tier::Free, BillingStatus::Trial));
+        assert_eq!(leftovers(&database.pool, "acme-inc").await, (1, 1, 1));
+        let stored = organizations::by_slug(&mut database.pool.acquire().await.unwrap(), "acme-inc").await.unwrap();
+        assert_eq!(stored.unwrap(), made);
+    }
+
+    /// TEN-1
+    #[tokio::test]
+    async fn a_slug_is_taken_once() {
+        let database = TestDatabase::new().await;
+        create(&database.pool, &Clock::system(), new("acme")).await.unwrap();
+
+        let again = create(&database.pool, &Clock::system(), new("acme")).await;
+
+        assert!(matches!(again, Err(CreateError::SlugTaken(slug)) if slug == "acme"));
+    }
+
+    /// TEN-2
+    #[tokio::test]
+    async fn a_failed_creation_leaves_nothing_behind() {
+        let database = TestDatabase::new().await;
+        sqlx::query("create schema org_ghost").execute(&database.pool).await.unwrap();
+        // The last step fails: the grants need a function that is gone.
+        sqlx::query("alter function queue.enqueue rename to enqueue_hidden").execute(&database.pool).await.unwrap();
+
+        let taken = create(&database.pool, &Clock::system(), new("ghost")).await;
+        let broken = create(&database.pool, &Clock::system(), new("broken")).await;
+
+        assert!(matches!(taken, Err(CreateError::SchemaTaken(schema)) if schema == "org_ghost"));
+        assert!(matches!(broken, Err(CreateError::Schema(_))), "{broken:?}");
+        assert_eq!(leftovers(&database.pool, "ghost").await, (0, 1, 0));
+        assert_eq!(leftovers(&database.pool, "broken").await, (0, 0, 0));
+    }
+
+    /// TEN-2: roles belong to the cluster, organizations to a database.
+    #[tokio::test]
+    async fn two_databases_may_have_the_same_organization() {
+        let (one, two) = (TestDatabase::new().await, TestDatabase::new().await);
+
+        let (first, second) = (one.organization("acme").await, two.organization("acme").await);
+
+        assert_ne!(first.role_name, second.role_name);
+    }
+}

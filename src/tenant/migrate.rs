@@ -149,3 +149,113 @@ pub(super) async fn grant(db: &mut PgConnection, schema: &str, role: &str) -> sq
     db.execute(AssertSqlSafe(grants)).await?;
     Ok(())
 }
+
+/// What [`measure`] found.
+#[derive(Clone, Copy, Debug)]
+pub struct Measurement {
+    pub schemas: usize,
+    pub failed: usize,
+    /// From nothing: rows, roles, schemas, migrations, grants.
+    pub create: Duration,
+    /// Everything up to date already.
+    pub nothing_to_do: Duration,
+    /// Every migration of every schema.
+    pub migrate: Duration,
+}
+
+/// Creates `schemas` organizations, then migrates them when there is nothing to do and again from empty schemas.
+/// For benches: the database is full of them afterwards.
+#[doc(hidden)]
+pub async fn measure(db: &PgPool, schemas: usize, concurrency: usize) -> anyhow::Result<Measurement> {
+    use crate::domain::{Clock, Slug};
+    let clock = Clock::system();
+    let started = Instant::now();
+    let slugs = (0..schemas).map(|n| Slug::parse(&format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;
+    let made = stream::iter(slugs)
+        .map(|slug| super::create(db, &clock, super::NewOrganization::named(slug, "Bench")))
+        .buffer_unordered(concurrency)
+        .collect::<Vec<_>>()
+        .await;
+    let made = made.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let create = started.elapsed();
+
+    let started = Instant::now();
+    migrate_all(db, concurrency, |_| {}).await?;
+    let nothing_to_do = started.elapsed();
+
+    for organization in &made {
+        let schema = quote(&organization.schema_name);
+        db.execute(AssertSqlSafe(format!("drop schema {schema} cascade; create schema {schema}"))).await?;
+    }
+    let started = Instant::now();
+    let reports = migrate_all(db, concurrency, |_| {}).await?;
+    let migrate = started.elapsed();
+    let failed = reports.iter().filter(|report| report.error.is_some()).count();
+    Ok(Measurement { schemas, failed, create, nothing_to_do, migrate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::testing::TestDatabase;
+
+    /// Takes an organization's schema back to before its first migration.
+    async fn forget(db: &PgPool, schema: &str) {
+        let sql = format!("drop schema {schema} cascade; create schema {schema}");
+        db.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+
+    fn of<'a>(reports: &'a [MigrateReport], schema: &str) -> &'a MigrateReport {
+        reports.iter().find(|report| report.schema == schema).unwrap()
+    }
+
+    /// TEN-6
+    #[tokio::test]
+    async fn one_broken_schema_does_not_stop_the_others_and_the_next_run_goes_on() {
+        let database = TestDatabase::new().await;
+        for slug in ["acme", "broken", "current", "gone"] {
+            database.organization(slug).await;
+        }
+        forget(&database.pool, "org_acme").await;
+        forget(&database.pool, "org_broken").await;
+        database.pool.execute("create table org_broken.invoices ()").await.unwrap();
+        database.pool.execute("drop schema org_gone cascade").await.unwrap();
+
+        let told = std::sync::Mutex::new(0);
+        let reports = migrate_all(&database.pool, 4, |_| *told.lock().unwrap() += 1).await.unwrap();
+
+        assert_eq!((reports.len(), *told.lock().unwrap()), (5, 5));
+        assert!(of(&reports, "org_acme").applied >= 1 && of(&reports, "org_acme").error.is_none());
+        assert_eq!((of(&reports, "org_current").applied, of(&reports, "org_current").error.is_none()), (0, true));
+        assert!(of(&reports, "org_broken").error.as_deref().unwrap().contains("already exists"));
+        assert!(of(&reports, "org_gone").error.as_deref().unwrap().contains("does not exist"));
+
+        database.pool.execute("drop table org_broken.invoices").await.unwrap();
+        let reports = migrate_all(&database.pool, 4, |_| {}).await.unwrap();
+        assert!(of(&reports, "org_broken").applied >= 1 && of(&reports, "org_broken").error.is_none());
+        assert_eq!(of(&reports, "org_acme").applied, 0);
+    }
+
+    /// TEN-6
+    #[tokio::test]
+    async fn a_migrated_schema_is_open_to_its_own_role() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        forget(&database.pool, "org_acme").await;
+
+        migrate_all(&database.pool, 1, |_| {}).await.unwrap();
+
+        let mut tx = crate::tenant::begin(&database.pool, &acme).await.unwrap();
+        assert!(tx.execute("select from invoices").await.is_ok());
+    }
+
+    /// TEN-6: `cargo test --release --lib a_thousand_schemas -- --ignored --nocapture`
+    #[tokio::test]
+    #[ignore = "a measurement: minutes"]
+    async fn a_thousand_schemas_are_migrated() {
+        let database = TestDatabase::new().await;
+        let measured = measure(&database.pool, 1000, 4).await.unwrap();
+        println!("{measured:?}");
+        assert_eq!(measured.failed, 0);
+    }
+}

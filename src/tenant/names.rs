@@ -25,12 +25,16 @@ pub(super) async fn database_oid(db: &mut PgConnection) -> sqlx::Result<u32> {
     Ok(oid.0)
 }
 
-/// Drops the roles of this database's organizations and what they own or were granted here. Answers how many.
-/// For databases about to be dropped: their organizations cannot be opened afterwards.
+/// Drops the roles of this database's organizations, which cannot be opened afterwards. For tests; answers how many.
 pub async fn drop_organization_roles(db: &mut PgConnection) -> sqlx::Result<usize> {
-    let prefix = format!("{ROLE_PREFIX}{}_", database_oid(db).await?);
+    let oid = database_oid(db).await?;
+    drop_roles_of(db, oid).await
+}
+
+/// Drops the roles of a database that is connected to here or gone already. Answers how many.
+pub(super) async fn drop_roles_of(db: &mut PgConnection, database_oid: u32) -> sqlx::Result<usize> {
     let roles: Vec<String> = sqlx::query_scalar("select rolname from pg_roles where starts_with(rolname, $1)")
-        .bind(prefix)
+        .bind(format!("{ROLE_PREFIX}{database_oid}_"))
         .fetch_all(&mut *db)
         .await?;
     for role in &roles {

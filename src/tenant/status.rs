@@ -1,6 +1,6 @@
 //! Suspending and activating (TEN-5).
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     domain::{BillingStatus, Clock, Organization},
@@ -16,14 +16,25 @@ pub async fn set_billing_status(
     status: BillingStatus,
 ) -> Result<(Organization, u64), StoreError> {
     let mut tx = db.begin().await?;
-    let organization = organizations::set_billing_status(&mut tx, organization.id, status, clock.now()).await?;
+    let changed = set_billing_status_in(&mut tx, clock, organization, status).await?;
+    tx.commit().await?;
+    Ok(changed)
+}
+
+/// As [`set_billing_status`], in the caller's transaction.
+pub async fn set_billing_status_in(
+    db: &mut PgConnection,
+    clock: &Clock,
+    organization: &Organization,
+    status: BillingStatus,
+) -> Result<(Organization, u64), StoreError> {
+    let organization = organizations::set_billing_status(db, organization.id, status, clock.now()).await?;
     let tenant = organization.slug.as_str();
     let jobs = if organization.is_held() {
-        backroom_queue::hold_tenant(&mut tx, tenant).await?
+        backroom_queue::hold_tenant(db, tenant).await?
     } else {
-        backroom_queue::release_tenant(&mut tx, tenant).await?
+        backroom_queue::release_tenant(db, tenant).await?
     };
-    tx.commit().await?;
     tracing::info!(tenant, status = status.as_str(), jobs, "changed the organization's billing status");
     Ok((organization, jobs))
 }
