@@ -60,6 +60,20 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
+/// A query parameter that is `true` or `false`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flag(pub bool);
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "true" => Ok(Self(true)),
+            "false" => Ok(Self(false)),
+            _ => Err(serde::de::Error::custom("must be `true` or `false`")),
+        }
+    }
+}
+
 impl Limit {
     /// One more than the page holds, so that it shows whether there is a next page.
     pub fn probe(self) -> i64 {
