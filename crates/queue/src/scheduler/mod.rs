@@ -10,9 +10,9 @@ mod file;
 mod operate;
 mod schedule;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use apalis::prelude::{Data, WorkerBuilder, WorkerBuilderExt, WorkerError};
+use apalis::prelude::{Data, WorkerBuilder, WorkerError};
 use apalis_cron::{CronScheduler, Tick};
 use chrono::Utc;
 use chrono_tz::Tz;
@@ -99,12 +99,13 @@ struct Heart {
 
 fn beats(heart: Arc<Heart>) -> BoxFuture<'static, Result<(), WorkerError>> {
     let clock = WorkerBuilder::new("scheduler").backend(CronScheduler::new(EverySecond));
-    clock.data(heart).catch_panic().build(on_tick).run().boxed()
+    clock.data(heart).build(on_tick).run().boxed()
 }
 
 async fn on_tick(_: Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
     let Ok(mut rest) = heart.resting.try_lock() else { return Ok(()) };
-    match heart.scheduler.beat(Utc::now()).await {
+    let beat = AssertUnwindSafe(heart.scheduler.beat(Utc::now())).catch_unwind();
+    match beat.await.unwrap_or_else(|_| Err(anyhow::anyhow!("a beat panicked"))) {
         Ok(_) => *rest = Duration::ZERO,
         Err(error) => {
             *rest = (*rest * 2).clamp(Duration::from_secs(1), LONGEST_BACKOFF);
