@@ -1,1 +1,32 @@
-//! domain
+//! Rules and types without I/O: what a value may be, what may happen to it and when. A value is parsed once, at the
+//! door; after that its type is trusted.
+
+mod text;
+
+pub mod clock;
+pub mod company;
+pub mod csv_import;
+pub mod dunning;
+pub mod email;
+pub mod field_error;
+pub mod invoice;
+pub mod language;
+mod luhn;
+pub mod money;
+pub mod org_number;
+pub mod organization;
+pub mod phone;
+pub mod slug;
+
+pub use clock::Clock;
+pub use company::{Company, Contact, NewCompany};
+pub use dunning::{Decision, DunningFacts, DunningPolicy};
+pub use email::EmailAddress;
+pub use field_error::{FieldError, FieldErrors, ParseError};
+pub use invoice::{Invoice, InvoiceStatus, Item, NewInvoice, NewItem, Totals};
+pub use language::Language;
+pub use money::{Currency, Money};
+pub use org_number::OrgNumber;
+pub use organization::{BillingStatus, Organization, PaymentDetails, Settings, Tier};
+pub use phone::Phone;
+pub use slug::Slug;
