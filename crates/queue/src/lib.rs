@@ -17,9 +17,7 @@ mod trace;
 mod worker;
 
 pub use backoff::Backoff;
-pub use control::{
-    CancelOutcome, RetryOutcome, cancel, hold_tenant, pause, release_tenant, resume, retry,
-};
+pub use control::{CancelOutcome, RetryOutcome, cancel, hold_tenant, pause, release_tenant, resume, retry};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
 pub use inspect::{AttemptError, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};

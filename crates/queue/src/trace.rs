@@ -67,9 +67,13 @@ mod tests {
         let trace = TraceParent::new();
         assert_eq!(trace.to_string().parse::<TraceParent>().unwrap(), trace);
         assert_eq!(trace.trace_id().len(), 32);
-        for bad in ["", "00-abc-def-01", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-                    "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-                    "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"] {
+        for bad in [
+            "",
+            "00-abc-def-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        ] {
             assert!(bad.parse::<TraceParent>().is_err(), "{bad:?} was accepted");
         }
     }
