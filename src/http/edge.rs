@@ -41,7 +41,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Trace {
 pub async fn pass(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = request_id(request.headers());
-    let trace = header_text(request.headers(), &TRACEPARENT).and_then(|text| text.parse().ok()).unwrap_or_default();
+    let given = header_text(request.headers(), &TRACEPARENT).and_then(|text| text.parse().ok());
+    let trace: TraceParent = given.unwrap_or_default();
     let method = request.method().clone();
     let span = tracing::info_span!("request", %method, path = request.uri().path(), request.id = id, trace_id = trace.trace_id());
     request.extensions_mut().insert(Trace(trace));

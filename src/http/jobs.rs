@@ -23,7 +23,7 @@ use super::{
     edge::Trace,
     extract::{Id, NoBody, Posted, Query, field_error, from_value, join},
     idempotency::{Answer, Begun, begin},
-    openapi::{Problems, QueuedWork},
+    openapi::Problems,
     problem::Problem,
 };
 use crate::{context::App, domain::FieldError};
@@ -243,7 +243,11 @@ pub fn location(id: Uuid) -> String {
     post, path = "/jobs", tag = "jobs", operation_id = "enqueue_job", security(("api_key" = ["jobs:write"])),
     params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = EnqueueRequest,
-    responses(QueuedWork<EnqueuedView>, Problems)
+    responses(
+        (status = 202, description = "Queued", body = EnqueuedView,
+         headers(("Location" = String, description = "Where the job can be looked at"))),
+        Problems
+    )
 )]
 async fn enqueue(
     State(state): State<ApiState>,
@@ -466,7 +470,11 @@ async fn cancel(
 #[utoipa::path(
     post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job", security(("api_key" = ["jobs:write"])),
     params(("id" = Uuid, Path)),
-    responses(QueuedWork<JobView>, Problems)
+    responses(
+        (status = 202, description = "Queued again", body = JobView,
+         headers(("Location" = String, description = "Where the job can be looked at"))),
+        Problems
+    )
 )]
 async fn retry(
     State(state): State<ApiState>,

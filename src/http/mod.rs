@@ -23,13 +23,7 @@ mod tests;
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context;
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request},
-    middleware,
-    response::IntoResponse,
-    routing::get,
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware};
 use backroom_queue::{Registry, scheduler::Schedules};
 use serde_json::Value;
 use tokio::net::TcpListener;
