@@ -37,7 +37,7 @@ create table public.api_keys (
 );
 create index api_keys_organization_id_idx on public.api_keys (organization_id, id);
 
--- API-3. A row is written before the work (status null: still under way) and completed with the answer.
+-- API-3. Written in the transaction of the work; `status` is null only inside it.
 create table public.idempotency_keys (
     organization_id uuid        not null references public.organizations (id) on delete cascade,
     key             text        not null,

@@ -1,16 +1,13 @@
 //! `public.idempotency_keys` (API-3): the first answer to a key is the answer.
 //!
-//! Called on a connection of its own, committed before the work begins: a second request with the key must see that the first is
-//! under way. A crash in between leaves the key in progress until [`STALE`] has passed.
+//! A key, the work and the answer are one transaction: [`begin`], the work, [`complete`], commit. What fails leaves no trace, so the
+//! key is free to be tried again; a crash in between needs no clearing up.
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
-
-/// After this long a request that never completed its key is taken for dead. Longer than any request may take.
-pub const STALE: Duration = Duration::minutes(2);
 
 /// The stored answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,17 +22,17 @@ pub struct Answer {
 /// What a key means for the request that carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// First seen, or its first request is dead: do the work, then [`complete`] or [`abandon`].
+    /// First seen: do the work, then [`complete`].
     New,
     /// Done before: give this answer again.
     Replay(Answer),
-    /// The first request is still under way.
+    /// A transaction that has not ended yet holds the key.
     InProgress,
     /// The key belongs to a different request.
     Mismatch,
 }
 
-/// Claims the key for a request whose method, path and body have the SHA-256 `fingerprint`.
+/// Claims the key, until the transaction ends, for a request whose method, path and body have the SHA-256 `fingerprint`.
 pub async fn begin(
     db: &mut PgConnection,
     organization_id: Uuid,
@@ -43,21 +40,28 @@ pub async fn begin(
     fingerprint: &[u8],
     now: DateTime<Utc>,
 ) -> Result<Begin, StoreError> {
+    // The row of a concurrent request is invisible and inserting beside it would wait; the lock says so at once.
+    let free = sqlx::query_scalar!(
+        "select pg_try_advisory_xact_lock(hashtextextended($1::uuid::text || ' ' || $2, 0)) as \"free!\"",
+        organization_id,
+        key
+    )
+    .fetch_one(&mut *db)
+    .await?;
+    if !free {
+        return Ok(Begin::InProgress);
+    }
     let claimed = sqlx::query!(
-        "insert into public.idempotency_keys as k (organization_id, key, fingerprint, created_at)
-         values ($1, $2, $3, $4)
-         on conflict (organization_id, key) do update set created_at = excluded.created_at
-             where k.status is null and k.fingerprint = excluded.fingerprint and k.created_at < $5
-         returning true as \"claimed!\"",
+        "insert into public.idempotency_keys (organization_id, key, fingerprint, created_at)
+         values ($1, $2, $3, $4) on conflict (organization_id, key) do nothing",
         organization_id,
         key,
         fingerprint,
-        now,
-        now - STALE
+        now
     )
-    .fetch_optional(&mut *db)
+    .execute(&mut *db)
     .await?;
-    if claimed.is_some() {
+    if claimed.rows_affected() == 1 {
         return Ok(Begin::New);
     }
     let row = sqlx::query!(
@@ -66,20 +70,18 @@ pub async fn begin(
         organization_id,
         key
     )
-    .fetch_optional(db)
+    .fetch_one(db)
     .await?;
-    Ok(match row {
-        Some(row) if row.fingerprint != fingerprint => Begin::Mismatch,
-        Some(row) => match row.status.and_then(|status| u16::try_from(status).ok()) {
-            Some(status) => Begin::Replay(Answer {
-                status,
-                location: row.location,
-                content_type: row.content_type,
-                body: row.body.unwrap_or_default(),
-            }),
-            None => Begin::InProgress,
-        },
-        // Abandoned between the two statements; the client's next try will find it free.
+    if row.fingerprint != fingerprint {
+        return Ok(Begin::Mismatch);
+    }
+    Ok(match row.status.and_then(|status| u16::try_from(status).ok()) {
+        Some(status) => Begin::Replay(Answer {
+            status,
+            location: row.location,
+            content_type: row.content_type,
+            body: row.body.unwrap_or_default(),
+        }),
         None => Begin::InProgress,
     })
 }
@@ -100,18 +102,6 @@ pub async fn complete(
         answer.location,
         answer.content_type,
         answer.body
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Gives the key back after a failure that a retry may mend.
-pub async fn abandon(db: &mut PgConnection, organization_id: Uuid, key: &str) -> Result<(), StoreError> {
-    sqlx::query!(
-        "delete from public.idempotency_keys where organization_id = $1 and key = $2 and status is null",
-        organization_id,
-        key
     )
     .execute(db)
     .await?;
