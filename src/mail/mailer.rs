@@ -163,18 +163,20 @@ fn server_words(error: &lettre::transport::smtp::Error) -> String {
 fn retry_after(words: &str) -> Option<Duration> {
     let words: Vec<String> =
         words.split_whitespace().map(|w| w.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_lowercase()).collect();
-    let seconds = words.iter().enumerate().find_map(|(at, word)| clock_time(word).or_else(|| {
-        let digits = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
-        let number: u64 = word[..digits].parse().ok()?;
-        let unit = if digits < word.len() { &word[digits..] } else { words.get(at + 1)?.as_str() };
-        let factor = match unit {
-            "s" | "sec" | "secs" | "second" | "seconds" => 1,
-            "m" | "min" | "mins" | "minute" | "minutes" => 60,
-            "h" | "hour" | "hours" => 3600,
-            _ => return None,
-        };
-        number.checked_mul(factor)
-    }))?;
+    let seconds = words.iter().enumerate().find_map(|(at, word)| {
+        clock_time(word).or_else(|| {
+            let digits = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
+            let number: u64 = word[..digits].parse().ok()?;
+            let unit = if digits < word.len() { &word[digits..] } else { words.get(at + 1)?.as_str() };
+            let factor = match unit {
+                "s" | "sec" | "secs" | "second" | "seconds" => 1,
+                "m" | "min" | "mins" | "minute" | "minutes" => 60,
+                "h" | "hour" | "hours" => 3600,
+                _ => return None,
+            };
+            number.checked_mul(factor)
+        })
+    })?;
     Some(Duration::from_secs(seconds.clamp(1, 6 * 3600)))
 }
 

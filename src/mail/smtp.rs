@@ -284,7 +284,6 @@ mod tests {
                 Tls::Required(_) => "STARTTLS",
                 Tls::Opportunistic(_) => "STARTTLS if offered",
                 Tls::Wrapper(_) => "TLS",
-                _ => "another",
             };
             assert_eq!((relay.port, found), (port, encryption), "{url}");
         }

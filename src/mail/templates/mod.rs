@@ -107,6 +107,7 @@ struct Letter {
     payment_note: String,
     closing: Vec<String>,
     regards: &'static str,
+    signature: String,
     footer: String,
 }
 
@@ -139,10 +140,10 @@ impl Tone {
     /// The pale background that goes with it.
     fn pale(self) -> &'static str {
         match self {
-            Self::Friendly => "#f0fdfa",
-            Self::Firm => "#fffbeb",
-            Self::Final => "#fef2f2",
-            Self::Notice => "#eef2ff",
+            Self::Friendly => "#edf7f5",
+            Self::Firm => "#fdf5e4",
+            Self::Final => "#fdf0ef",
+            Self::Notice => "#f0f1fd",
         }
     }
 
@@ -289,7 +290,8 @@ mod tests {
 
     #[test]
     fn an_organization_without_payment_details_asks_for_a_reply() {
-        for (language, sentence) in [(Language::Sv, "Svara på det här mejlet"), (Language::En, "Reply to this mail")] {
+        for (language, sentence) in [(Language::Sv, "Svara på det här mejlet"), (Language::En, "Reply to this mail")]
+        {
             let mail = ReminderMail { payment: PaymentDetails::default(), ..reminder(language, 1) };
             let rendered = render_reminder(&mail);
             assert!(rendered.text.contains(sentence) && rendered.html.contains(sentence), "{}", rendered.text);
@@ -326,7 +328,11 @@ mod tests {
         let notice = EscalationMail { company_name: evil("Acme"), ..escalation(Language::En) };
         for rendered in [render_reminder(&mail), render_escalation(&notice)] {
             assert!(!rendered.subject.contains(['\r', '\n']), "{}", rendered.subject);
-            assert!(!rendered.text.lines().any(|line| line.starts_with("Bcc") || line.starts_with("Pay")), "{}", rendered.text);
+            assert!(
+                !rendered.text.lines().any(|line| line.starts_with("Bcc") || line.starts_with("Pay")),
+                "{}",
+                rendered.text
+            );
         }
     }
 

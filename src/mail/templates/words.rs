@@ -18,7 +18,8 @@ fn reminder_sv(mail: &ReminderMail) -> Letter {
     let amount = mail.amount.format(Language::Sv);
     let due = long_date(Language::Sv, mail.due_date);
     let late = days(Language::Sv, mail.days_overdue);
-    let dispute = "Är det något med fakturan som inte stämmer? Svara på det här mejlet, så reder vi ut det tillsammans.";
+    let dispute =
+        "Är det något med fakturan som inte stämmer? Svara på det här mejlet, så reder vi ut det tillsammans.";
     let (tone, label, subject, heading, paragraphs, closing) = match mail.stage {
         0 | 1 => (
             Tone::Friendly,
@@ -43,7 +44,10 @@ fn reminder_sv(mail: &ReminderMail) -> Letter {
                 ),
                 "Vi ber er betala så snart som möjligt.".to_owned(),
             ],
-            vec!["Betalade ni de senaste dagarna? Då har våra mejl korsats, och ni behöver inte göra något mer.", dispute],
+            vec![
+                "Betalade ni de senaste dagarna? Då har våra mejl korsats, och ni behöver inte göra något mer.",
+                dispute,
+            ],
         ),
         _ => (
             Tone::Final,
@@ -89,6 +93,7 @@ fn reminder_sv(mail: &ReminderMail) -> Letter {
         },
         closing: closing.into_iter().map(str::to_owned).collect(),
         regards: "Vänliga hälsningar",
+        signature: organization.clone(),
         footer: format!("Mejlet skickades automatiskt av {organization} med anledning av faktura {number}."),
     }
 }
@@ -170,6 +175,7 @@ fn reminder_en(mail: &ReminderMail) -> Letter {
         },
         closing: closing.into_iter().map(str::to_owned).collect(),
         regards: "Kind regards",
+        signature: organization.clone(),
         footer: format!("This mail was sent automatically by {organization} about invoice {number}."),
     }
 }
@@ -204,11 +210,13 @@ pub fn escalation(mail: &EscalationMail) -> Letter {
                 facts: rows(["Kund", "Faktura", "Förfallodag", "Försenad", "Påminnelser"]),
                 payment_heading: "Vad ni kan göra",
                 payment: Vec::new(),
-                payment_note: "Ring kunden, kom överens om en betalningsplan eller lämna ärendet till inkasso. När \
-                               fakturan är betald eller makulerad räcker det att markera den så."
-                    .to_owned(),
+                payment_note:
+                    "Ring kunden, kom överens om en betalningsplan eller lämna ärendet till inkasso. Markera \
+                               fakturan som betald eller makulerad när saken är avgjord."
+                        .to_owned(),
                 closing: Vec::new(),
                 regards: "Vänliga hälsningar",
+                signature: "Backroom".to_owned(),
                 footer: format!("Skickat till administratörerna för {organization_name}."),
                 amount,
             }
@@ -232,11 +240,13 @@ pub fn escalation(mail: &EscalationMail) -> Letter {
                 facts: rows(["Customer", "Invoice", "Due date", "Overdue", "Reminders"]),
                 payment_heading: "What you can do",
                 payment: Vec::new(),
-                payment_note: "Call the customer, agree on a payment plan or hand the case to debt collection. When \
-                               the invoice is paid or cancelled, marking it so is all it takes."
-                    .to_owned(),
+                payment_note:
+                    "Call the customer, agree on a payment plan or hand the case to debt collection. Mark the \
+                               invoice as paid or cancelled once the matter is settled."
+                        .to_owned(),
                 closing: Vec::new(),
                 regards: "Kind regards",
+                signature: "Backroom".to_owned(),
                 footer: format!("Sent to the administrators of {organization_name}."),
                 amount,
             }
@@ -280,11 +290,31 @@ fn days(language: Language, count: i64) -> String {
 
 fn long_date(language: Language, date: NaiveDate) -> String {
     const SV: [&str; 12] = [
-        "januari", "februari", "mars", "april", "maj", "juni", "juli", "augusti", "september", "oktober", "november",
+        "januari",
+        "februari",
+        "mars",
+        "april",
+        "maj",
+        "juni",
+        "juli",
+        "augusti",
+        "september",
+        "oktober",
+        "november",
         "december",
     ];
     const EN: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
     let months = match language {
