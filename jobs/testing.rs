@@ -11,7 +11,10 @@ use uuid::Uuid;
 use crate::{
     config::Config,
     context::App,
-    domain::{Clock, Currency, EmailAddress, Invoice, InvoiceStatus, Language, NewCompany, NewInvoice, NewItem, OrgNumber, Organization},
+    domain::{
+        Clock, Currency, EmailAddress, Invoice, InvoiceStatus, Language, NewCompany, NewInvoice, NewItem, OrgNumber,
+        Organization,
+    },
     mail::mailbox::{Mailbox, MailboxRules},
     store::{Sealer, events, invoices},
     tenant::{self, TenantTx, testing::TestDatabase},
@@ -35,9 +38,10 @@ impl World {
         let database = TestDatabase::new().await;
         let organization = database.organization("acme").await;
         let shutdown = CancellationToken::new();
-        let mailbox = Mailbox::start((Ipv4Addr::LOCALHOST, 0).into(), MailboxRules::default(), clock.clone(), shutdown.clone())
-            .await
-            .unwrap();
+        let mailbox =
+            Mailbox::start((Ipv4Addr::LOCALHOST, 0).into(), MailboxRules::default(), clock.clone(), shutdown.clone())
+                .await
+                .unwrap();
         let vars = BTreeMap::from(
             [
                 ("DATABASE_URL", database.url()),

@@ -14,9 +14,7 @@ mod sweep_overdue;
 use backroom_queue::Ctx;
 
 pub use self::{
-    doors::{
-        change_invoice_status, clear_reminder_failure, create_company, create_invoice, update_company,
-    },
+    doors::{change_invoice_status, clear_reminder_failure, create_company, create_invoice, update_company},
     escalate_invoice::EscalateInvoice,
     import_invoices::{ImportFailure, ImportReport, import_csv},
     plan::{PlannedReminder, plan_reminders},

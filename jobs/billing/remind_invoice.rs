@@ -91,9 +91,15 @@ pub(super) fn purpose(invoice_id: Uuid, stage: u32) -> String {
 }
 
 enum Step {
-    Send { delivery: Uuid, mail: Box<OutgoingMail> },
+    Send {
+        delivery: Uuid,
+        mail: Box<OutgoingMail>,
+    },
     /// An earlier attempt sent it.
-    Sent { delivery: Uuid, at: DateTime<Utc> },
+    Sent {
+        delivery: Uuid,
+        at: DateTime<Utc>,
+    },
     End(Verdict),
 }
 

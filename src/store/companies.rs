@@ -170,9 +170,8 @@ pub struct Addressee {
 
 /// The addressees of these companies, by company.
 pub async fn addressees(db: &mut PgConnection, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Addressee>, StoreError> {
-    let rows = sqlx::query!("select id, name, email, language from companies where id = any($1)", &ids)
-        .fetch_all(db)
-        .await?;
+    let rows =
+        sqlx::query!("select id, name, email, language from companies where id = any($1)", &ids).fetch_all(db).await?;
     rows.into_iter()
         .map(|row| {
             let addressee = Addressee {

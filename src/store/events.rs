@@ -46,11 +46,7 @@ pub async fn append(db: &mut PgConnection, event: &NewEvent<'_>, now: DateTime<U
 }
 
 /// Appends many in one statement.
-pub async fn append_many(
-    db: &mut PgConnection,
-    events: &[NewEvent<'_>],
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+pub async fn append_many(db: &mut PgConnection, events: &[NewEvent<'_>], now: DateTime<Utc>) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into events (id, topic, kind, payload, actor, created_at)
          select e.id, e.topic, e.kind, e.payload, e.actor, $6
