@@ -20,8 +20,7 @@ use crate::{
     domain::{Decision, EmailAddress, Invoice, Organization, dunning},
     mail::templates,
     store::{
-        self, companies,
-        deliveries,
+        self, companies, deliveries,
         events::{self, NewEvent},
         invoices,
     },

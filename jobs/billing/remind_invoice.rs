@@ -20,8 +20,7 @@ use crate::{
     domain::{Decision, Invoice, Organization, dunning},
     mail::{OutgoingMail, templates},
     store::{
-        self, companies,
-        deliveries,
+        self, companies, deliveries,
         events::{self, NewEvent},
         invoices, reminders,
     },
