@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use backroom::{domain::Clock, tenant::{self, testing::TestDatabase}};
+use backroom::{
+    domain::Clock,
+    tenant::{self, testing::TestDatabase},
+};
 use backroom_queue::{NewJob, enqueue_many};
 use serde_json::json;
 use sqlx::{PgPool, postgres::PgPoolOptions};

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use backroom::{
-    mail::mailbox::Mailbox,
-    tenant::testing::TestDatabase,
-};
+use backroom::{mail::mailbox::Mailbox, tenant::testing::TestDatabase};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::support::{PATIENCE, Program, count, mailbox, overdue_organization, until};
@@ -67,7 +64,8 @@ async fn workers_killed_in_the_middle_of_sending_leave_one_mail_per_invoice_and_
     assert_eq!(count(&database.pool, lost).await, 0);
     let sent = "select count(*) from org_acme.deliveries where state = 'sent'";
     assert_eq!(count(&database.pool, sent).await, i64::from(INVOICES));
-    let stages = "select count(*) from org_acme.invoices where reminder_stage = 1 and last_reminder_sent_at is not null";
+    let stages =
+        "select count(*) from org_acme.invoices where reminder_stage = 1 and last_reminder_sent_at is not null";
     assert_eq!(count(&database.pool, stages).await, i64::from(INVOICES));
     database.close().await.expect("dropped");
 }

@@ -73,7 +73,9 @@ fn no_folder_reaches_where_it_may_not() {
     for (folder, forbidden) in rules {
         for (file, text) in sources(&[folder]) {
             let code = code(&text);
-            broken.extend(forbidden.iter().filter(|module| uses(&code, module)).map(|module| format!("{file} uses {module}")));
+            broken.extend(
+                forbidden.iter().filter(|module| uses(&code, module)).map(|module| format!("{file} uses {module}")),
+            );
         }
     }
     // The intake shows the development mailbox, and sends nothing.
@@ -129,7 +131,8 @@ fn every_feature_is_named_by_a_test() {
     let mut named = BTreeSet::new();
     for (_, text) in sources(&["src", "jobs", "crates/queue/src", "crates/queue/tests", "tests"]) {
         // What stands before the first test of a file is code, and its comments may name ids that no test proves.
-        let Some(at) = text.find("#[cfg(test)]").or_else(|| text.find("#[tokio::test]")).or_else(|| text.find("#[test]"))
+        let Some(at) =
+            text.find("#[cfg(test)]").or_else(|| text.find("#[tokio::test]")).or_else(|| text.find("#[test]"))
         else {
             continue;
         };

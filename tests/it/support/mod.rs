@@ -69,7 +69,8 @@ impl Program {
     /// Runs a command to its end.
     pub async fn run(&self, args: &[&str]) -> Ran {
         let output = tokio::time::timeout(PATIENCE, self.command(args).output()).await;
-        let output = output.unwrap_or_else(|_| panic!("backroom {args:?} did not end in {PATIENCE:?}")).expect("it runs");
+        let output =
+            output.unwrap_or_else(|_| panic!("backroom {args:?} did not end in {PATIENCE:?}")).expect("it runs");
         Ran {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
