@@ -114,8 +114,11 @@ start_unless_running() {
       -l "$(realpath "$cluster/data")/server.log" -o "-p $port" >/dev/null 2>&1 9>&-; then
       return
     fi
-    tail -n 5 "$cluster/data/server.log" | grep -q 'could not bind' || break
-    port=$(free_port)
+    case $(tail -n 5 "$cluster/data/server.log") in
+      *"could not bind"*) port=$(free_port) ;;
+      *"still in use"*) sleep 1 ;; # processes of a killed server are on their way out
+      *) break ;;
+    esac
   done
   tail -n 20 "$cluster/data/server.log" >&2
   die "PostgreSQL did not start (attempt $attempt); its log is $cluster/data/server.log"
@@ -179,11 +182,16 @@ running() {
   [[ $(as_server readlink "/proc/$pid/cwd" 2>/dev/null) == "$(realpath "$cluster/data")" ]]
 }
 
-# PostgreSQL copes with a postmaster.pid whose process is gone, not with one whose number another program of ours has got.
+# PostgreSQL copes with a postmaster.pid whose process is gone, but not with one whose number another program has got, nor
+# with a zombie (a container often has nobody to reap it). A number that no process can have lets it see that the server
+# is dead; whether processes of the dead one are left it still checks itself.
 forget_dead_server() {
   local pid
   pid=$(head -n 1 "$cluster/data/postmaster.pid" 2>/dev/null) || return 0
-  if [[ -e /proc/$pid/comm && $(<"/proc/$pid/comm") != postgres ]]; then rm -f "$cluster/data/postmaster.pid"; fi
+  if [[ ! -e /proc/$pid/status ]]; then return; fi
+  if [[ $(<"/proc/$pid/comm") != postgres ]] || grep -q '^State:[[:space:]]*Z' "/proc/$pid/status"; then
+    as_server sed -i '1s/.*/4194305/' "$(realpath "$cluster/data")/postmaster.pid"
+  fi
 }
 
 # Below the range that Linux hands out to clients.
