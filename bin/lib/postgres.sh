@@ -146,6 +146,10 @@ remove() {
 create() {
   local data=$cluster/data log=$cluster/initdb.log password_file
   find_server
+  server_user=$(choose_server_user) # again: installing PostgreSQL may just have made "postgres"
+  if [[ $server_user == backroom ]] && ! id backroom >/dev/null 2>&1; then
+    useradd --system --no-create-home --shell /usr/sbin/nologin backroom
+  fi
   if ! as_server test -x "$cluster"; then
     data=/var/lib/backroom-$(sha256sum <<<"$cluster" | cut -c 1-16)
     say "User $server_user cannot reach $cluster, so the database lives in $data."
@@ -213,7 +217,6 @@ choose_server_user() {
   elif id postgres >/dev/null 2>&1; then
     echo postgres
   else
-    id backroom >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin backroom
     echo backroom
   fi
 }
