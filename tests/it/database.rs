@@ -128,7 +128,7 @@ impl Server {
     }
 
     async fn stop(self) {
-        pg(&["stop", data(&self.folder), "immediate"]).await.expect("bin/pg stops the server");
+        pg(&["remove", data(&self.folder)]).await.expect("bin/pg removes the server");
     }
 }
 
