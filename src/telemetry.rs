@@ -178,11 +178,11 @@ mod tests {
         init_metrics();
         let mut known = BTreeSet::new();
         record_queues(&mut known, vec![waiting("mailers", 7), waiting("reports", 1)]);
-        metrics::histogram!("queue_run_seconds", "kind" => "debug.noop", "queue" => "default").record(0.3);
+        metrics::histogram!("queue_run_seconds", "kind" => "telemetry.test", "queue" => "default").record(0.3);
         let text = render_metrics();
         assert!(text.contains(r#"queue_depth{queue="mailers",state="available"} 7"#), "{text}");
         assert!(text.contains(r#"queue_oldest_available_seconds{queue="mailers"} 1.5"#), "{text}");
-        assert!(text.contains(r#"queue_run_seconds_bucket{kind="debug.noop",queue="default",le="0.5"} 1"#), "{text}");
+        assert!(text.contains(r#"queue_run_seconds_bucket{kind="telemetry.test",queue="default",le="0.5"} 1"#), "{text}");
 
         record_queues(&mut known, vec![waiting("reports", 1)]);
         let text = render_metrics();
