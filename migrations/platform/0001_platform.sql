@@ -37,7 +37,7 @@ create table public.api_keys (
 );
 create index api_keys_organization_id_idx on public.api_keys (organization_id, id);
 
--- API-3. A row is written before the work (status null: still under way) and completed with the answer.
+-- API-3. Written in the transaction of the work; `status` is null only inside it.
 create table public.idempotency_keys (
     organization_id uuid        not null references public.organizations (id) on delete cascade,
     key             text        not null,
@@ -52,9 +52,14 @@ create table public.idempotency_keys (
 create index idempotency_keys_created_at_idx on public.idempotency_keys (created_at);
 
 -- The enqueue door stamps a tenant's role with its own organization. `current_setting('role')` is the role that the
--- transaction set; inside a SECURITY DEFINER function `current_user` would already be the owner.
+-- transaction set; inside a SECURITY DEFINER function `current_user` is the owner already. A role that is neither the owner
+-- nor an organization's gets a tenant that nobody has, so the door stays shut.
 create or replace function queue.caller_tenant() returns text
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-    select case when current_setting('role') = 'none' then null
-                else (select o.slug from public.organizations o where o.role_name = current_setting('role')) end
+    select case when current_setting('role') in ('none', current_user) then null
+                else coalesce((select o.slug from public.organizations o where o.role_name = current_setting('role')), '')
+           end
 $$;
+
+-- PostgreSQL 14 still lets everybody create tables in schema public.
+revoke create on schema public from public;

@@ -51,7 +51,8 @@ create table invoices (
 create index invoices_company_id_idx on invoices (company_id, id);
 create index invoices_status_idx on invoices (status, id);
 -- The sweep walks this one: only what could still owe a reminder.
-create index invoices_open_due_date_idx on invoices (due_date, id) where status in ('sent', 'unpaid', 'overdue');
+create index invoices_open_due_date_idx on invoices (due_date, id)
+    where status in ('sent', 'unpaid', 'overdue') and dunning_ended_at is null;
 
 create table invoice_items (
     invoice_id  uuid           not null references invoices (id) on delete cascade,

@@ -16,6 +16,7 @@ pub mod money;
 pub mod org_number;
 pub mod organization;
 pub mod phone;
+pub mod scope;
 pub mod slug;
 
 pub use clock::Clock;
@@ -29,4 +30,5 @@ pub use money::{Currency, Money};
 pub use org_number::OrgNumber;
 pub use organization::{BillingStatus, Organization, PaymentDetails, Settings, Tier};
 pub use phone::Phone;
+pub use scope::Scope;
 pub use slug::Slug;

@@ -1,1 +1,21 @@
-//! tenant
+//! Organizations' schemas: creating them, migrating them, and the one way into their tables.
+//!
+//! Every organization has a PostgreSQL schema `org_<slug>` and a role that reaches that schema and the queue's enqueue
+//! door, nothing else. [`begin`] opens a transaction as that role: whatever SQL runs inside, PostgreSQL itself refuses
+//! another organization's rows.
+
+mod create;
+mod migrate;
+mod names;
+mod status;
+#[doc(hidden)]
+pub mod testing;
+mod tx;
+
+pub use create::{CreateError, NewOrganization, create};
+#[doc(hidden)]
+pub use migrate::{Measurement, measure};
+pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform};
+pub use names::{drop_organization_roles, role_name};
+pub use status::set_billing_status;
+pub use tx::{TenantTx, begin};

@@ -105,6 +105,12 @@ create table queue.schedule_ticks (
 -- when it lets less trusted roles through the door below.
 create function queue.caller_tenant() returns text language sql stable as $$ select null::text $$;
 
+-- Whoever brings in a job of a tenant shares this lock until its transaction ends, and a hold takes it alone: so every job
+-- is either seen by the hold or sees it.
+create function queue.lock_tenant(p_tenant text) returns void language sql as $$
+    select pg_advisory_xact_lock_shared(hashtext('queue.tenant'), hashtext(p_tenant))
+$$;
+
 -- The one door for work. Inserts the jobs that are not duplicates; answers one row per entry, in order.
 -- SECURITY DEFINER: a role that may execute it needs no rights on the queue's tables, and is stamped with its own tenant.
 create function queue.enqueue(
@@ -121,6 +127,8 @@ begin
     if caller is not null and exists (select from unnest(p_tenants) t where t is distinct from caller) then
         raise exception 'tenant % may not enqueue for another tenant', caller using errcode = 'insufficient_privilege';
     end if;
+
+    perform queue.lock_tenant(t) from (select distinct t from unnest(p_tenants) t where t is not null) as tenants;
 
     -- Take the unique keys, in key order so that two batches cannot deadlock. A key that is taken names its holder;
     -- the loop waits for a concurrent transaction that holds the same key and then sees what became of it.

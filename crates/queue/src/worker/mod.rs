@@ -1,11 +1,36 @@
-//! Runs jobs: a fetcher per queue claims, apalis dispatches, an acker records, a keeper renews and rescues.
+//! Runs jobs. Per queue a *fetcher* claims batches and an apalis worker runs them; per process an *acker* records
+//! outcomes and *keepers* renew leases, rescue, promote and prune. All of them ride out database errors.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod acker;
+mod attempt;
+mod backend;
+pub(crate) mod claim;
+mod fetcher;
+mod hand;
+mod inline;
+pub(crate) mod keeper;
+pub(crate) mod record;
+mod wake;
 
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
+
+use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
-use crate::{JobRecord, NewJob, Registry};
+pub(crate) use self::inline::Inline;
+use self::{
+    attempt::Surroundings,
+    backend::QueueBackend,
+    claim::Claimed,
+    fetcher::{Buffer, Fetcher},
+    hand::InHand,
+    record::Ended,
+};
+pub use self::{inline::run_inline, record::Outcome};
+use crate::Registry;
 
 /// How a worker process works.
 #[derive(Clone, Debug)]
@@ -37,57 +62,163 @@ impl Default for WorkerConfig {
     }
 }
 
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    Completed {
-        result: Option<serde_json::Value>,
-    },
-    Snoozed {
-        wait: Duration,
-    },
-    Retryable {
-        error: String,
-        wait: Duration,
-    },
-    Cancelled {
-        reason: String,
-    },
-    Discarded {
-        reason: String,
-    },
-    /// Handed back without using the attempt: the worker is shutting down.
-    Released,
+/// What the parts of one process share.
+pub(crate) struct Shared<A> {
+    pool: PgPool,
+    registry: Arc<Registry<A>>,
+    app: Arc<A>,
+    config: WorkerConfig,
+    in_hand: InHand,
 }
 
 /// A worker process: all its queues, one pool.
 pub struct Worker<A> {
-    _app: std::marker::PhantomData<A>,
+    shared: Arc<Shared<A>>,
 }
 
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
-        let _ = (pool, registry, app, config);
-        todo!()
+        Self { shared: Arc::new(Shared { pool, registry, app, config, in_hand: InHand::default() }) }
     }
 
     /// Works until `shutdown` fires, then hands back what it has not begun, waits for what runs, and returns.
     /// Rides out database errors; returns an error only for a configuration that cannot work.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let _ = shutdown;
-        todo!()
+        let shared = self.shared;
+        let config = &shared.config;
+        anyhow::ensure!(!config.queues.is_empty(), "a worker needs at least one queue");
+        if let Some((queue, _)) = config.queues.iter().find(|(_, concurrency)| **concurrency == 0) {
+            anyhow::bail!("queue {queue} has concurrency 0; leave it out or give it at least 1");
+        }
+        anyhow::ensure!(config.lease >= Duration::from_secs(1), "a lease must be at least one second");
+
+        let (ended, outcomes) = mpsc::unbounded_channel();
+        // Fires when the patience at shutdown is over: running handlers are ended and handed back.
+        let abort = CancellationToken::new();
+        // Fires when nothing is in hand any more.
+        let close = CancellationToken::new();
+        let keepers = TaskTracker::new();
+        keepers.spawn(keeper::renew(shared.clone(), close.clone()));
+        keepers.spawn(keeper::promote_and_rescue(shared.clone(), shutdown.clone()));
+        keepers.spawn(keeper::housekeeping(shared.clone(), shutdown.clone()));
+        let acker = tokio::spawn(acker::run(shared.clone(), outcomes, close.clone()));
+
+        let mut monitor = Monitor::new().should_restart(|_, _| true);
+        let mut wakes = HashMap::new();
+        for (queue, &concurrency) in &config.queues {
+            let wake = Arc::new(Notify::new());
+            wakes.insert(queue.clone(), wake.clone());
+            let (jobs, claimed) = mpsc::unbounded_channel();
+            let buffer = Arc::new(Buffer::new());
+            let fetcher = Fetcher {
+                shared: shared.clone(),
+                queue: queue.clone(),
+                concurrency,
+                buffer: buffer.clone(),
+                jobs,
+                wake,
+            };
+            keepers.spawn(fetcher.run(shutdown.clone()));
+            let release = ended.clone();
+            let backend = QueueBackend::new(claimed, buffer, move |job| {
+                let _ = release.send(Ended::new(&job, 0, Outcome::Released));
+            });
+            let (shared, ended, abort, name) = (shared.clone(), ended.clone(), abort.clone(), queue.clone());
+            monitor = monitor.register(move |_| {
+                let (shared, ended, abort) = (shared.clone(), ended.clone(), abort.clone());
+                WorkerBuilder::new(name.as_str())
+                    .backend(backend.clone())
+                    .concurrency(concurrency)
+                    .build(move |job: Claimed| work(shared.clone(), job, abort.clone(), ended.clone()))
+            });
+        }
+        drop(ended);
+        if config.listen {
+            keepers.spawn(wake::run(shared.clone(), wakes, close.clone()));
+        }
+        keepers.close();
+        tracing::info!(worker = config.name, queues = ?config.queues, "worker started");
+
+        let patience = config.shutdown_timeout;
+        let (stop, give_up) = (shutdown.clone(), abort.clone());
+        let impatience = tokio::spawn(async move {
+            stop.cancelled().await;
+            tracing::info!(patience_s = patience.as_secs(), "worker is shutting down");
+            tokio::time::sleep(patience).await;
+            give_up.cancel();
+        });
+        let signal = async move {
+            shutdown.cancelled().await;
+            Ok(())
+        };
+        let ran = monitor.run_with_signal(signal).await;
+        impatience.abort();
+        // All senders are gone: the acker ends once everything is recorded. If the database is away, do not wait for ever.
+        let flushed = tokio::time::timeout(Duration::from_secs(5), acker).await;
+        close.cancel();
+        keepers.wait().await;
+        if flushed.is_err() {
+            tracing::warn!("ended with outcomes unrecorded; their jobs come back when the leases run out");
+        }
+        tracing::info!(worker = shared.config.name, "worker stopped");
+        ran.map_err(|error| anyhow::anyhow!("a queue's worker failed: {error}"))
     }
 }
 
-/// Enqueues a job as already claimed and runs its attempt here, through the same code as a worker.
-/// `progress(done, total)` hears what the handler reports.
-pub async fn run_inline<A: Send + Sync + 'static>(
-    pool: &PgPool,
-    registry: &Registry<A>,
-    app: Arc<A>,
-    job: NewJob,
-    progress: impl Fn(u64, Option<u64>) + Send + Sync + 'static,
-) -> anyhow::Result<(Outcome, JobRecord)> {
-    let _ = (pool, registry, app, job, progress);
-    todo!()
+/// Runs one job of a queue and passes its outcome on.
+async fn work<A: Send + Sync + 'static>(
+    shared: Arc<Shared<A>>,
+    job: Claimed,
+    abort: CancellationToken,
+    ended: mpsc::UnboundedSender<Ended>,
+) {
+    let ended_job = run_attempt(&shared, &job, abort, None).await;
+    // The acker outlives all workers.
+    let _ = ended.send(ended_job);
+}
+
+async fn run_attempt<A: Send + Sync + 'static>(
+    shared: &Shared<A>,
+    job: &Claimed,
+    abort: CancellationToken,
+    progress: Option<crate::job::ProgressFn>,
+) -> Ended {
+    let started = std::time::Instant::now();
+    let around = Surroundings {
+        registry: &shared.registry,
+        app: &shared.app,
+        cancelled: shared.in_hand.cancellation(job.id),
+        abort,
+        progress,
+    };
+    let span = attempt::span(job);
+    let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
+    observe(job, &outcome, started.elapsed(), &span);
+    Ended::new(job, retention_days, outcome)
+}
+
+fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {
+    let labels = [("kind", job.kind.clone()), ("queue", job.queue.clone())];
+    metrics::histogram!("queue_run_seconds", &labels).record(took.as_secs_f64());
+    metrics::histogram!("queue_wait_seconds", &labels).record(job.waited_s);
+    metrics::counter!("queue_jobs_total", "kind" => job.kind.clone(), "queue" => job.queue.clone(), "outcome" => outcome.as_str())
+        .increment(1);
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let _entered = span.enter();
+    match outcome {
+        Outcome::Retryable { error, wait } => {
+            tracing::warn!(duration_ms, error, retry_in_ms = wait.as_millis(), "attempt failed; it will be retried");
+        }
+        Outcome::Discarded { reason, .. } => tracing::error!(duration_ms, reason, "job discarded"),
+        Outcome::Cancelled { reason } => tracing::info!(duration_ms, reason, "job cancelled"),
+        Outcome::Snoozed { wait } => tracing::debug!(duration_ms, wait_ms = wait.as_millis(), "job snoozed"),
+        Outcome::Completed { .. } | Outcome::Released => {
+            tracing::debug!(duration_ms, outcome = outcome.as_str(), "job ended")
+        }
+    }
+}
+
+/// How long to wait after the next failed talk with the database: 50 ms doubling to 2 s.
+fn next_pause(last: Duration) -> Duration {
+    (last * 2).clamp(Duration::from_millis(50), Duration::from_secs(2))
 }

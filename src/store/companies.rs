@@ -1,0 +1,201 @@
+//! `companies`. Phone and contact are sealed; the phone is found again by its blind index.
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use sqlx::{PgConnection, QueryBuilder};
+use uuid::Uuid;
+
+use super::{Page, Sealer, StoreError, stored};
+use crate::domain::{Company, EmailAddress, NewCompany, OrgNumber, Phone};
+
+const TABLE: &str = "companies";
+const CONSTRAINTS: &[(&str, &str, &str)] =
+    &[("companies_org_number_key", "org_number", "belongs to another company already")];
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    name: String,
+    email: String,
+    org_number: String,
+    language: String,
+    phone: Option<Vec<u8>>,
+    contact: Option<Vec<u8>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl Row {
+    fn open(self, sealer: Sealer<'_>) -> Result<Company, StoreError> {
+        let phone = match &self.phone {
+            Some(sealed) => {
+                let text = sealer.vault.open_text(&sealer.place(TABLE, "phone", self.id), sealed)?;
+                Some(stored("companies.phone", text.expose_secret())?)
+            }
+            None => None,
+        };
+        let contact = match &self.contact {
+            Some(sealed) => Some(sealer.vault.open_json(&sealer.place(TABLE, "contact", self.id), sealed)?),
+            None => None,
+        };
+        Ok(Company {
+            id: self.id,
+            name: self.name,
+            email: stored("companies.email", &self.email)?,
+            org_number: stored("companies.org_number", &self.org_number)?,
+            language: stored("companies.language", &self.language)?,
+            phone,
+            contact,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+/// The sealed columns of a company.
+struct Sealed {
+    phone: Option<Vec<u8>>,
+    phone_index: Option<Vec<u8>>,
+    contact: Option<Vec<u8>>,
+}
+
+fn seal(sealer: Sealer<'_>, id: Uuid, company: &NewCompany) -> Result<Sealed, StoreError> {
+    let phone = company.phone.as_ref();
+    let contact = company.contact.as_ref();
+    Ok(Sealed {
+        phone: phone.map(|phone| sealer.vault.seal_text(&sealer.place(TABLE, "phone", id), phone.as_str())),
+        phone_index: phone.map(|phone| phone_index(sealer, phone)),
+        contact: contact.map(|c| sealer.vault.seal_json(&sealer.place(TABLE, "contact", id), c)).transpose()?,
+    })
+}
+
+fn phone_index(sealer: Sealer<'_>, phone: &Phone) -> Vec<u8> {
+    sealer.vault.blind_index(sealer.organization, TABLE, "phone", phone.as_str())
+}
+
+pub async fn insert(
+    db: &mut PgConnection,
+    sealer: Sealer<'_>,
+    company: &NewCompany,
+    now: DateTime<Utc>,
+) -> Result<Company, StoreError> {
+    let id = Uuid::now_v7();
+    let sealed = seal(sealer, id, company)?;
+    sqlx::query!(
+        "insert into companies (id, name, email, org_number, language, phone, phone_index, contact, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
+        id,
+        company.name,
+        company.email.as_str(),
+        company.org_number.as_str(),
+        company.language.as_str(),
+        sealed.phone,
+        sealed.phone_index,
+        sealed.contact,
+        now
+    )
+    .execute(db)
+    .await
+    .map_err(|e| StoreError::from_constraint(e, CONSTRAINTS))?;
+    let NewCompany { name, email, org_number, language, phone, contact } = company.clone();
+    Ok(Company { id, name, email, org_number, language, phone, contact, created_at: now, updated_at: now })
+}
+
+/// Replaces all that a company says of itself. `None` if there is no such company.
+pub async fn update(
+    db: &mut PgConnection,
+    sealer: Sealer<'_>,
+    id: Uuid,
+    company: &NewCompany,
+    now: DateTime<Utc>,
+) -> Result<Option<Company>, StoreError> {
+    let sealed = seal(sealer, id, company)?;
+    sqlx::query!(
+        "update companies set name = $2, email = $3, org_number = $4, language = $5, phone = $6, phone_index = $7,
+             contact = $8, updated_at = $9
+         where id = $1",
+        id,
+        company.name,
+        company.email.as_str(),
+        company.org_number.as_str(),
+        company.language.as_str(),
+        sealed.phone,
+        sealed.phone_index,
+        sealed.contact,
+        now
+    )
+    .execute(&mut *db)
+    .await
+    .map_err(|e| StoreError::from_constraint(e, CONSTRAINTS))?;
+    by_id(db, sealer, id).await
+}
+
+pub async fn by_id(db: &mut PgConnection, sealer: Sealer<'_>, id: Uuid) -> Result<Option<Company>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "select id, name, email, org_number, language, phone, contact, created_at, updated_at
+         from companies where id = $1",
+        id
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| row.open(sealer)).transpose()
+}
+
+pub async fn by_org_number(
+    db: &mut PgConnection,
+    sealer: Sealer<'_>,
+    org_number: &OrgNumber,
+) -> Result<Option<Company>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "select id, name, email, org_number, language, phone, contact, created_at, updated_at
+         from companies where org_number = $1",
+        org_number.as_str()
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| row.open(sealer)).transpose()
+}
+
+/// VAULT-3: found by the blind index, without opening any row but the answer.
+pub async fn by_phone(db: &mut PgConnection, sealer: Sealer<'_>, phone: &Phone) -> Result<Vec<Company>, StoreError> {
+    let filter = CompanyFilter { phone: Some(phone.clone()), ..CompanyFilter::default() };
+    page(db, sealer, &filter, Page::first(100)).await
+}
+
+/// Which companies. All given conditions hold.
+#[derive(Clone, Debug, Default)]
+pub struct CompanyFilter {
+    /// Part of the name, in any case.
+    pub name: Option<String>,
+    pub email: Option<EmailAddress>,
+    pub org_number: Option<OrgNumber>,
+    pub phone: Option<Phone>,
+}
+
+pub async fn page(
+    db: &mut PgConnection,
+    sealer: Sealer<'_>,
+    filter: &CompanyFilter,
+    page: Page,
+) -> Result<Vec<Company>, StoreError> {
+    let mut query = QueryBuilder::new(
+        "select id, name, email, org_number, language, phone, contact, created_at, updated_at from companies where true",
+    );
+    if let Some(name) = &filter.name {
+        query.push(" and strpos(lower(name), lower(").push_bind(name.clone()).push(")) > 0");
+    }
+    if let Some(email) = &filter.email {
+        query.push(" and lower(email) = lower(").push_bind(email.as_str().to_owned()).push(")");
+    }
+    if let Some(org_number) = &filter.org_number {
+        query.push(" and org_number = ").push_bind(org_number.as_str().to_owned());
+    }
+    if let Some(phone) = &filter.phone {
+        query.push(" and phone_index = ").push_bind(phone_index(sealer, phone));
+    }
+    page.push_to(&mut query);
+    let rows: Vec<Row> = query.build_query_as().fetch_all(db).await?;
+    rows.into_iter().map(|row| row.open(sealer)).collect()
+}

@@ -1,0 +1,197 @@
+//! `deliveries` (MAIL-2): one row per message that shall reach somebody once.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{StoreError, stored};
+
+/// A message to be claimed for sending.
+#[derive(Clone, Debug)]
+pub struct NewDelivery<'a> {
+    /// What the message is for, once and for all: `reminder:<invoice>:<stage>`.
+    pub purpose: &'a str,
+    pub message_id: &'a str,
+    pub recipient: &'a str,
+    pub subject: &'a str,
+}
+
+/// Who wants to send it, and until when others leave it to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimant {
+    pub job_id: Uuid,
+    pub now: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
+
+/// What a claim found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is the claimant's to send.
+    Granted { id: Uuid },
+    /// It reached the server before; never again.
+    AlreadySent { id: Uuid, at: DateTime<Utc> },
+    /// Another job is sending it.
+    Busy { until: DateTime<Utc> },
+    /// The server refused it for good, with these words.
+    Rejected { response: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryState {
+    Pending,
+    Sending,
+    Sent,
+    Rejected,
+}
+
+impl std::str::FromStr for DeliveryState {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "pending" => Self::Pending,
+            "sending" => Self::Sending,
+            "sent" => Self::Sent,
+            "rejected" => Self::Rejected,
+            _ => return Err("is not a delivery's state"),
+        })
+    }
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Delivery {
+    pub id: Uuid,
+    pub purpose: String,
+    pub message_id: String,
+    pub recipient: String,
+    pub subject: String,
+    pub state: DeliveryState,
+    pub attempts: u32,
+    /// The mail server's last words.
+    pub response: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub sent_at: Option<DateTime<Utc>>,
+}
+
+/// Claims the message of this purpose, writing its row if it is the first to ask. A job may claim again what it claimed
+/// before: that is a retry, or a rescue after a crash.
+pub async fn claim(db: &mut PgConnection, new: &NewDelivery<'_>, claimant: Claimant) -> Result<Claim, StoreError> {
+    let granted = sqlx::query_scalar!(
+        "insert into deliveries as d (id, purpose, message_id, recipient, subject, state, claimed_by, claimed_until,
+             attempts, created_at)
+         values ($1, $2, $3, $4, $5, 'sending', $6, $7, 1, $8)
+         on conflict (purpose) do update set state = 'sending', claimed_by = excluded.claimed_by,
+             claimed_until = excluded.claimed_until, recipient = excluded.recipient, subject = excluded.subject,
+             attempts = d.attempts + 1
+         where d.state = 'pending'
+            or (d.state = 'sending' and (d.claimed_by = excluded.claimed_by or d.claimed_until <= $8))
+         returning id",
+        Uuid::now_v7(),
+        new.purpose,
+        new.message_id,
+        new.recipient,
+        new.subject,
+        claimant.job_id,
+        claimant.until,
+        claimant.now
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    if let Some(id) = granted {
+        return Ok(Claim::Granted { id });
+    }
+    let row = sqlx::query!(
+        "select id, state, claimed_until, response, sent_at from deliveries where purpose = $1",
+        new.purpose
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(match (stored("deliveries.state", &row.state)?, row.sent_at) {
+        (DeliveryState::Sent, Some(at)) => Claim::AlreadySent { id: row.id, at },
+        (DeliveryState::Rejected, _) => Claim::Rejected { response: row.response.unwrap_or_default() },
+        _ => Claim::Busy { until: row.claimed_until.unwrap_or(claimant.until) },
+    })
+}
+
+/// The server took it. False if it was recorded before.
+pub async fn mark_sent(
+    db: &mut PgConnection,
+    id: Uuid,
+    response: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update deliveries set state = 'sent', sent_at = $3, response = $2, claimed_by = null, claimed_until = null
+         where id = $1 and state <> 'sent'",
+        id,
+        response,
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The server refused it for good. Only while `job_id` holds the claim.
+pub async fn mark_rejected(db: &mut PgConnection, id: Uuid, job_id: Uuid, response: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update deliveries set state = 'rejected', response = $3, claimed_by = null, claimed_until = null
+         where id = $1 and state = 'sending' and claimed_by = $2",
+        id,
+        job_id,
+        response
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Not this time: gives the claim back with the reason. Only while `job_id` holds it.
+pub async fn release(db: &mut PgConnection, id: Uuid, job_id: Uuid, response: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update deliveries set state = 'pending', response = $3, claimed_by = null, claimed_until = null
+         where id = $1 and state = 'sending' and claimed_by = $2",
+        id,
+        job_id,
+        response
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Lets a refused message be tried again. False if it was not refused.
+pub async fn reopen(db: &mut PgConnection, purpose: &str) -> Result<bool, StoreError> {
+    let done =
+        sqlx::query!("update deliveries set state = 'pending' where purpose = $1 and state = 'rejected'", purpose)
+            .execute(db)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub async fn by_purpose(db: &mut PgConnection, purpose: &str) -> Result<Option<Delivery>, StoreError> {
+    let row = sqlx::query!(
+        "select id, purpose, message_id, recipient, subject, state, attempts, response, created_at, sent_at
+         from deliveries where purpose = $1",
+        purpose
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| {
+        Ok(Delivery {
+            id: row.id,
+            purpose: row.purpose,
+            message_id: row.message_id,
+            recipient: row.recipient,
+            subject: row.subject,
+            state: stored("deliveries.state", &row.state)?,
+            attempts: super::count("deliveries.attempts", row.attempts)?,
+            response: row.response,
+            created_at: row.created_at,
+            sent_at: row.sent_at,
+        })
+    })
+    .transpose()
+}

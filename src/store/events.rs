@@ -1,0 +1,56 @@
+//! `events` (EVT-1): the activity log, appended in the transaction of the change it tells of.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{PgConnection, QueryBuilder};
+use uuid::Uuid;
+
+use super::{Page, StoreError};
+
+/// Something that happened, about to be told.
+#[derive(Clone, Debug)]
+pub struct NewEvent<'a> {
+    /// What it happened to: `invoice:<id>`.
+    pub topic: String,
+    /// `invoice.reminder_sent`
+    pub kind: &'a str,
+    pub payload: Value,
+    /// Who did it: `job:<id>`, `api_key:<id>`, `operator`.
+    pub actor: &'a str,
+}
+
+#[derive(Clone, Debug, serde::Serialize, sqlx::FromRow)]
+pub struct Event {
+    pub id: Uuid,
+    pub topic: String,
+    pub kind: String,
+    pub payload: Value,
+    pub actor: String,
+    pub created_at: DateTime<Utc>,
+}
+
+pub async fn append(db: &mut PgConnection, event: &NewEvent<'_>, now: DateTime<Utc>) -> Result<Uuid, StoreError> {
+    let id = Uuid::now_v7();
+    sqlx::query!(
+        "insert into events (id, topic, kind, payload, actor, created_at) values ($1, $2, $3, $4, $5, $6)",
+        id,
+        event.topic,
+        event.kind,
+        event.payload,
+        event.actor,
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(id)
+}
+
+/// A topic's events, or all.
+pub async fn page(db: &mut PgConnection, topic: Option<&str>, page: Page) -> Result<Vec<Event>, StoreError> {
+    let mut query = QueryBuilder::new("select id, topic, kind, payload, actor, created_at from events where true");
+    if let Some(topic) = topic {
+        query.push(" and topic = ").push_bind(topic);
+    }
+    page.push_to(&mut query);
+    Ok(query.build_query_as().fetch_all(db).await?)
+}

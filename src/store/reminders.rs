@@ -1,0 +1,78 @@
+//! `reminders`: a dunning stage of an invoice, claimed before its mail leaves (BILL-6).
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{StoreError, count};
+
+/// A claimed stage.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Reminder {
+    pub invoice_id: Uuid,
+    /// From 1.
+    pub stage: u32,
+    pub delivery_id: Uuid,
+    pub job_id: Uuid,
+    pub claimed_at: DateTime<Utc>,
+    pub sent_at: Option<DateTime<Utc>>,
+}
+
+/// Claims the stage for a job; a job whose claim is not sent yet gives way, because the delivery decides who sends.
+/// False if the stage's reminder was sent.
+pub async fn claim_stage(db: &mut PgConnection, claim: &Reminder) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "insert into reminders as r (invoice_id, stage, delivery_id, job_id, claimed_at) values ($1, $2, $3, $4, $5)
+         on conflict (invoice_id, stage) do update set job_id = excluded.job_id, claimed_at = excluded.claimed_at
+         where r.sent_at is null",
+        claim.invoice_id,
+        claim.stage.cast_signed(),
+        claim.delivery_id,
+        claim.job_id,
+        claim.claimed_at
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// False if it was recorded before.
+pub async fn mark_sent(
+    db: &mut PgConnection,
+    invoice_id: Uuid,
+    stage: u32,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update reminders set sent_at = $3 where invoice_id = $1 and stage = $2 and sent_at is null",
+        invoice_id,
+        stage.cast_signed(),
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// An invoice's stages, in order.
+pub async fn of_invoice(db: &mut PgConnection, invoice_id: Uuid) -> Result<Vec<Reminder>, StoreError> {
+    let rows = sqlx::query!(
+        "select invoice_id, stage, delivery_id, job_id, claimed_at, sent_at
+         from reminders where invoice_id = $1 order by stage",
+        invoice_id
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Reminder {
+                invoice_id: row.invoice_id,
+                stage: count("reminders.stage", row.stage)?,
+                delivery_id: row.delivery_id,
+                job_id: row.job_id,
+                claimed_at: row.claimed_at,
+                sent_at: row.sent_at,
+            })
+        })
+        .collect()
+}
