@@ -11,7 +11,7 @@ use super::{
     output::{Output, cell, maybe, time},
     session::Session,
 };
-use crate::store::api_keys;
+use crate::{domain::Scope, store::api_keys};
 
 #[derive(Subcommand)]
 pub enum ApiKey {
@@ -24,9 +24,9 @@ pub enum ApiKey {
         /// What people call it
         #[arg(long, default_value = "default")]
         name: String,
-        /// What it may do, separated by commas; `*` is everything
-        #[arg(long, value_delimiter = ',', default_value = "*")]
-        scopes: Vec<String>,
+        /// What it may do, separated by commas; everything if left out
+        #[arg(long, value_delimiter = ',', default_values_t = Scope::ALL.iter().copied())]
+        scopes: Vec<Scope>,
     },
     /// List an organization's keys
     #[command(after_help = "Example:\n  backroom api-key list --org acme")]
@@ -50,6 +50,7 @@ pub async fn run(session: &Session, command: ApiKey, output: Output) -> anyhow::
     match command {
         ApiKey::Create { org, name, scopes } => {
             let organization = session.organization(&org).await?;
+            let scopes: Vec<String> = scopes.iter().map(ToString::to_string).collect();
             let mut db = session.connection().await?;
             let (api_key, key) = api_keys::create(&mut db, &organization, &name, &scopes, session.clock.now()).await?;
             let document = serde_json::json!({

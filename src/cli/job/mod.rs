@@ -101,7 +101,7 @@ fn no_such_job(id: Uuid) -> anyhow::Error {
 }
 
 /// The exit code for a job that has ended, or goes on.
-fn exit_code(state: JobState) -> ExitCode {
+pub fn exit_code(state: JobState) -> ExitCode {
     match state {
         JobState::Cancelled | JobState::Discarded | JobState::Retryable => ExitCode::from(JOB_ENDED_BADLY),
         JobState::Completed | JobState::Scheduled | JobState::Available | JobState::Running => ExitCode::SUCCESS,
