@@ -72,3 +72,36 @@ pub struct Company {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn company(name: &str, contact: Contact) -> NewCompany {
+        NewCompany {
+            name: name.to_owned(),
+            email: EmailAddress::parse("ap@acme.example").unwrap(),
+            org_number: OrgNumber::parse("556194-7986").unwrap(),
+            language: Language::Sv,
+            phone: None,
+            contact: Some(contact),
+        }
+    }
+
+    /// BILL-1
+    #[test]
+    fn a_company_without_a_name_and_a_contact_with_too_much_are_refused() {
+        let contact = Contact { notes: Some("n".repeat(2_001)), title: Some(" ".to_owned()), ..Contact::default() };
+        let errors = company("", contact).validate().unwrap_err();
+        let fields: Vec<&str> = errors.0.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["name", "contact.title", "contact.notes"]);
+        assert_eq!(company("Acme AB", Contact::default()).validate(), Ok(()));
+    }
+
+    /// VAULT-4
+    #[test]
+    fn a_contact_is_in_no_debug_output() {
+        let contact = Contact { name: Some("Anna Ek".to_owned()), ..Contact::default() };
+        assert!(!format!("{:?}", company("Acme AB", contact)).contains("Anna"));
+    }
+}

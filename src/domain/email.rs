@@ -55,3 +55,56 @@ impl fmt::Display for EmailAddress {
         f.pad(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_domain_is_lowered_and_blanks_around_are_cut() {
+        let address = EmailAddress::parse(" Anna.Ek@Acme.EXAMPLE ").unwrap();
+        assert_eq!(address.as_str(), "Anna.Ek@acme.example");
+        assert_eq!((address.local_part(), address.domain()), ("Anna.Ek", "acme.example"));
+    }
+
+    #[test]
+    fn nothing_gets_into_a_header_with_an_address() {
+        for text in [
+            "a@b.example\r\nBcc: c@d.example",
+            "a\n@b.example",
+            "\"a\r\nb\"@b.example",
+            "Anna <a@b.example>",
+            "a@b.example, c@d.example",
+            "a@b.example\0",
+            "\ra@b.example",
+        ] {
+            assert_eq!(EmailAddress::parse(text).unwrap_err().code, "invalid", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_reason() {
+        for (text, code) in [
+            ("", "required"),
+            (" ", "required"),
+            ("anna", "invalid"),
+            ("@b.example", "invalid"),
+            ("a@", "invalid"),
+            ("a@@b.example", "invalid"),
+            ("a@[127.0.0.1]", "invalid"),
+            ("å@b.example", "invalid"),
+            (&format!("a@{}example", "b.".repeat(130)), "too_long"),
+        ] {
+            assert_eq!(EmailAddress::parse(text).unwrap_err().code, code, "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_address_reads_back_as_itself(text in "[a-zA-Z0-9._+-]{1,20}@[a-zA-Z0-9.-]{1,30}") {
+            if let Ok(address) = EmailAddress::parse(&text) {
+                proptest::prop_assert_eq!(EmailAddress::parse(address.as_str()).unwrap(), address);
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
 use chrono_tz::Tz;
-use rust_decimal::Decimal;
+use rust_decimal::{Decimal, dec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -11,11 +11,11 @@ use super::text::text_enum;
 use super::{Currency, DunningFacts, FieldErrors, Money, money};
 
 /// A Swedish invoice that names no rate carries 25 % value-added tax (mervärdesskattelag 2023:200, chapter 9).
-pub const DEFAULT_TAX_RATE: Decimal = Decimal::from_parts(25, 0, 0, false, 2);
+pub const DEFAULT_TAX_RATE: Decimal = dec!(0.25);
 /// Days to pay, when nothing else is agreed.
 pub const DEFAULT_PAYMENT_TERMS_DAYS: i32 = 30;
 /// Every amount is smaller than this, whatever its sign.
-const AMOUNT_LIMIT: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
+const AMOUNT_LIMIT: Decimal = dec!(1_000_000_000_000);
 const MAX_ITEMS: usize = 200;
 
 text_enum! {
@@ -60,7 +60,7 @@ impl InvoiceStatus {
     }
 
     /// `next`, if it is allowed.
-    pub fn become_(self, next: Self) -> Result<Self, TransitionError> {
+    pub fn transition_to(self, next: Self) -> Result<Self, TransitionError> {
         if self.may_become(next) { Ok(next) } else { Err(TransitionError { from: self, to: next }) }
     }
 
@@ -270,6 +270,194 @@ impl Invoice {
             last_reminder_on: self.last_reminder_sent_at.map(|at| at.with_timezone(&time_zone).date_naive()),
             reminder_failed: self.reminder_failed_at.is_some(),
             dunning_ended: self.dunning_ended_at.is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn item(quantity: Decimal, unit_price: Decimal, tax_rate: Decimal) -> NewItem {
+        NewItem { description: "Hours".to_owned(), quantity, unit_price, tax_rate }
+    }
+
+    fn invoice(items: Vec<NewItem>) -> NewInvoice {
+        NewInvoice {
+            number: "1001".to_owned(),
+            company_id: Uuid::nil(),
+            project_id: None,
+            contract_id: None,
+            status: InvoiceStatus::Unpaid,
+            currency: Currency::SEK,
+            issue_date: NaiveDate::from_ymd_opt(2026, 1, 1).unwrap(),
+            due_date: NaiveDate::from_ymd_opt(2026, 1, 31).unwrap(),
+            payment_terms_days: 30,
+            notes: None,
+            items,
+        }
+    }
+
+    fn fields(invoice: &NewInvoice) -> Vec<String> {
+        invoice.validate().unwrap_err().0.into_iter().map(|error| error.field).collect()
+    }
+
+    /// BILL-3
+    #[test]
+    fn each_line_is_rounded_once() {
+        // Three thirds of a krona are 0.99, not 1.00: what is printed adds up.
+        let third = item(dec!(1), dec!(0.3333), dec!(0.25));
+        assert_eq!(line(&third), (dec!(0.33), dec!(0.08)));
+        let sum = totals(&[third.clone(), third.clone(), third]);
+        assert_eq!((sum.subtotal, sum.tax, sum.total), (dec!(0.99), dec!(0.24), dec!(1.23)));
+    }
+
+    /// BILL-3
+    #[test]
+    fn an_items_own_tax_rate_counts() {
+        let sum = totals(&[item(dec!(1), dec!(100), dec!(0.25)), item(dec!(1), dec!(100), dec!(0.06))]);
+        assert_eq!((sum.subtotal, sum.tax, sum.total), (dec!(200), dec!(31), dec!(231)));
+        let read: NewItem = serde_json::from_str(r#"{"description":"a","quantity":"1","unit_price":"2"}"#).unwrap();
+        assert_eq!(read.tax_rate, DEFAULT_TAX_RATE);
+    }
+
+    /// BILL-3
+    #[test]
+    fn half_an_ore_is_rounded_away_from_zero() {
+        assert_eq!(line(&item(dec!(0.5), dec!(0.01), dec!(0))).0, dec!(0.01));
+        assert_eq!(line(&item(dec!(-0.5), dec!(0.01), dec!(0))).0, dec!(-0.01));
+        assert_eq!(line(&item(dec!(1), dec!(0.02), dec!(0.25))).1, dec!(0.01));
+    }
+
+    #[test]
+    fn limits_name_the_field() {
+        assert_eq!(invoice(vec![item(dec!(1), dec!(1), dec!(0.25))]).validate(), Ok(()));
+        assert_eq!(fields(&invoice(vec![])), ["items"]);
+        assert_eq!(fields(&invoice(vec![item(dec!(1.00001), dec!(1), dec!(0))])), ["items[0].quantity"]);
+        assert_eq!(fields(&invoice(vec![item(dec!(1), dec!(1), dec!(1.01))])), ["items[0].tax_rate"]);
+        assert_eq!(
+            fields(&invoice(vec![item(dec!(1), Decimal::MAX, dec!(0))])),
+            ["items[0].unit_price", "items[0].quantity"]
+        );
+        assert_eq!(fields(&invoice(vec![item(dec!(1000000), dec!(1000000), dec!(0))])), ["items[0].quantity"]);
+        let most = item(dec!(1), dec!(999999999999), dec!(0));
+        assert_eq!(invoice(vec![most.clone()]).validate(), Ok(()));
+        assert_eq!(fields(&invoice(vec![most.clone(), most])), ["items"]);
+        assert_eq!(fields(&invoice(vec![item(dec!(-1), dec!(1), dec!(0))])), ["items"]);
+        let wrong = NewInvoice {
+            number: String::new(),
+            status: InvoiceStatus::Paid,
+            due_date: NaiveDate::from_ymd_opt(2025, 12, 31).unwrap(),
+            payment_terms_days: 366,
+            notes: Some("n".repeat(2_001)),
+            ..invoice(vec![item(dec!(1), dec!(1), dec!(0.25))])
+        };
+        assert_eq!(fields(&wrong), ["number", "status", "due_date", "payment_terms_days", "notes"]);
+    }
+
+    /// BILL-3
+    #[test]
+    fn an_invoice_that_is_settled_stays_so() {
+        for next in InvoiceStatus::ALL {
+            assert!(!InvoiceStatus::Paid.may_become(*next));
+            assert!(!InvoiceStatus::Cancelled.may_become(*next));
+            assert!(!next.may_become(*next) && !next.may_become(InvoiceStatus::Draft));
+        }
+        assert_eq!(
+            InvoiceStatus::Paid.transition_to(InvoiceStatus::Overdue).unwrap_err().to_string(),
+            "an invoice that is paid cannot become overdue"
+        );
+        assert_eq!(InvoiceStatus::Unpaid.transition_to(InvoiceStatus::Overdue), Ok(InvoiceStatus::Overdue));
+    }
+
+    /// BILL-3
+    #[test]
+    fn only_what_is_open_can_be_paid() {
+        for status in InvoiceStatus::ALL {
+            assert_eq!(status.is_open(), status.may_become(InvoiceStatus::Paid), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_due_date_follows_from_the_terms() {
+        let issued = NaiveDate::from_ymd_opt(2026, 1, 31).unwrap();
+        assert_eq!(default_due_date(issued, 30).to_string(), "2026-03-02");
+        assert_eq!(default_due_date(issued, -1), issued);
+        assert_eq!(default_due_date(NaiveDate::MAX, i32::MAX), NaiveDate::MAX);
+    }
+
+    #[test]
+    fn the_last_reminders_day_is_the_organizations() {
+        let at = chrono::TimeZone::with_ymd_and_hms(&Utc, 2026, 2, 1, 23, 30, 0).unwrap();
+        let stored = Invoice {
+            id: Uuid::nil(),
+            number: "1001".to_owned(),
+            company_id: Uuid::nil(),
+            project_id: None,
+            contract_id: None,
+            status: InvoiceStatus::Overdue,
+            currency: Currency::SEK,
+            issue_date: at.date_naive(),
+            due_date: at.date_naive(),
+            payment_terms_days: 0,
+            notes: None,
+            subtotal: dec!(1),
+            tax: dec!(0),
+            total: dec!(1),
+            paid_on: None,
+            reminder_stage: 1,
+            last_reminder_sent_at: Some(at),
+            reminder_failed_at: Some(at),
+            reminder_error: None,
+            dunning_ended_at: None,
+            created_at: at,
+            updated_at: at,
+            items: Vec::new(),
+        };
+        let facts = stored.dunning_facts(chrono_tz::Europe::Stockholm);
+        assert_eq!(facts.last_reminder_on, NaiveDate::from_ymd_opt(2026, 2, 2));
+        assert!(facts.reminder_failed && !facts.dunning_ended);
+        assert_eq!(stored.amount().amount, dec!(1));
+    }
+
+    fn any_item() -> impl Strategy<Value = NewItem> {
+        (-99_999_999i64..99_999_999, -99_999_999i64..99_999_999, 0i64..=10_000)
+            .prop_map(|(q, p, t)| item(Decimal::new(q, 4), Decimal::new(p, 4), Decimal::new(t, 4)))
+    }
+
+    proptest! {
+        /// BILL-3
+        #[test]
+        fn totals_are_the_sums_of_the_printed_lines(items in proptest::collection::vec(any_item(), 1..50)) {
+            let sum = totals(&items);
+            let (net, tax): (Vec<Decimal>, Vec<Decimal>) = items.iter().map(line).unzip();
+            prop_assert_eq!(sum.subtotal, net.iter().sum::<Decimal>());
+            prop_assert_eq!(sum.tax, tax.iter().sum::<Decimal>());
+            prop_assert_eq!(sum.total, sum.subtotal + sum.tax);
+            for amount in net.iter().chain(&tax).chain([&sum.total]) {
+                prop_assert!(amount.scale() <= 2, "{} has more than two decimals", amount);
+            }
+        }
+
+        /// BILL-3
+        #[test]
+        fn a_line_is_never_off_by_more_than_half_an_ore(item in any_item()) {
+            let (net, tax) = line(&item);
+            prop_assert!((net - item.quantity * item.unit_price).abs() <= dec!(0.005));
+            prop_assert!((tax - net * item.tax_rate).abs() <= dec!(0.005));
+            let (credit, _) = line(&NewItem { quantity: -item.quantity, ..item });
+            prop_assert_eq!(credit, -net, "a credited line undoes the line exactly");
+        }
+
+        #[test]
+        fn no_decimal_makes_a_line_panic(q in any::<(i64, i64, u32)>(), p in any::<(i64, i64, u32)>()) {
+            let wide = |(a, b, scale): (i64, i64, u32)| {
+                Decimal::from_parts(a as u32, b as u32, (a >> 32) as u32, b < 0, scale % 29)
+            };
+            let wild = item(wide(q), wide(p), wide(q));
+            let _ = invoice(vec![wild.clone(), wild.clone()]).validate();
+            let _ = totals(&[wild.clone(), wild]);
         }
     }
 }

@@ -16,3 +16,26 @@ pub(super) fn is_valid(digits: &str) -> bool {
         .sum();
     sum.is_multiple_of(10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_valid;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_digits_that_add_up_are_valid() {
+        assert!(is_valid("5561947986"));
+        assert!(is_valid("79927398713"), "the example of the standard");
+        assert!(!is_valid("1234567890"));
+        assert!(!is_valid(""));
+        assert!(!is_valid("556194-7986"));
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_one_check_digit_fits(digits in "[0-9]{1,20}") {
+            let fitting = (0..10).filter(|check| is_valid(&format!("{digits}{check}"))).count();
+            prop_assert_eq!(fitting, 1);
+        }
+    }
+}

@@ -124,3 +124,42 @@ fn grouped(digits: &str, separator: char) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rust_decimal::dec;
+
+    #[test]
+    fn amounts_are_written_as_readers_expect() {
+        let sek = |amount| Money { amount, currency: Currency::SEK };
+        assert_eq!(sek(dec!(12500)).format(Language::Sv), "12 500,00 kr");
+        assert_eq!(sek(dec!(12500)).format(Language::En), "SEK 12,500.00");
+        assert_eq!(sek(dec!(1234567.8)).format(Language::Sv), "1 234 567,80 kr");
+        assert_eq!(sek(dec!(999.995)).format(Language::En), "SEK 1,000.00");
+        assert_eq!(sek(dec!(-0.5)).format(Language::Sv), "-0,50 kr");
+        assert_eq!(sek(dec!(-0.001)).format(Language::En), "SEK 0.00");
+        let eur = Money { amount: dec!(100), currency: Currency::parse("EUR").unwrap() };
+        assert_eq!(eur.format(Language::Sv), "100,00 EUR");
+    }
+
+    #[test]
+    fn only_currencies_with_two_decimals_are_taken() {
+        for text in ["", "sek", "SE", "JPY", "KWD", "XXX", "BTC"] {
+            assert!(Currency::parse(text).is_err(), "{text}");
+        }
+        assert!(TWO_DECIMALS.is_sorted());
+        let json = serde_json::to_string(&Currency::SEK).unwrap();
+        assert_eq!((json.as_str(), serde_json::from_str(&json).unwrap()), ("\"SEK\"", Currency::SEK));
+    }
+
+    /// BILL-3
+    #[test]
+    fn halves_are_rounded_away_from_zero() {
+        for (amount, rounded) in
+            [(dec!(0.125), "0.13"), (dec!(-0.125), "-0.13"), (dec!(0.124999), "0.12"), (dec!(2), "2.00")]
+        {
+            assert_eq!(round(amount).to_string(), rounded);
+        }
+    }
+}

@@ -59,3 +59,72 @@ impl fmt::Display for OrgNumber {
         f.pad(&format!("{}-{}", &self.0[..6], &self.0[6..]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// BILL-1
+    #[test]
+    fn every_common_way_to_write_it_is_stored_as_ten_digits() {
+        for text in ["556194-7986", "5561947986", "16556194-7986", "165561947986", " 556194-7986 "] {
+            let number = OrgNumber::parse(text).unwrap();
+            assert_eq!(number.as_str(), "5561947986");
+            assert_eq!(number.to_string(), "556194-7986");
+        }
+    }
+
+    /// BILL-1
+    #[test]
+    fn a_wrong_check_digit_is_refused() {
+        assert!(OrgNumber::parse("123456-7890").unwrap_err().message.contains("check digit"));
+        assert!(OrgNumber::parse("556194-7987").is_err());
+    }
+
+    /// BILL-1
+    #[test]
+    fn a_personal_identity_number_is_not_an_organization_number() {
+        // The tax agency's published test number for a person.
+        assert!(OrgNumber::parse("811228-9874").unwrap_err().message.contains("personal identity"));
+        assert!(OrgNumber::parse("19811228-9874").is_err());
+        assert!(OrgNumber::parse("000000-0000").is_err());
+    }
+
+    #[test]
+    fn other_shapes_are_refused() {
+        for text in [
+            "",
+            "-",
+            "556194",
+            "556194+7986",
+            "5561-947986",
+            "556194--7986",
+            "556194-79860",
+            "17556194-7986",
+            "556194 7986",
+            "٥٥٦١٩٤٧٩٨٦",
+            "å56194-7986",
+            "55619479é6",
+            "SE556194798601",
+        ] {
+            assert!(OrgNumber::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        /// BILL-1
+        #[test]
+        fn of_ten_last_digits_exactly_one_is_right(start in "[1-9][0-9][2-9][0-9]{6}") {
+            let valid = (0..10).filter(|check| OrgNumber::parse(&format!("{start}{check}")).is_ok()).count();
+            prop_assert_eq!(valid, 1);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_and_a_number_reads_back(text in "\\PC{0,16}|[0-9]{4,12}|[0-9]{6,8}-[0-9]{4}") {
+            if let Ok(number) = OrgNumber::parse(&text) {
+                prop_assert_eq!(OrgNumber::parse(&number.to_string()).unwrap(), number);
+            }
+        }
+    }
+}

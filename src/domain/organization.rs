@@ -160,3 +160,70 @@ impl Organization {
         matches!(self.billing_status, BillingStatus::Suspended | BillingStatus::Canceled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// TEN-1
+    #[test]
+    fn defaults_are_those_of_a_new_organization() {
+        assert_eq!(Tier::default(), Tier::Free);
+        assert_eq!(BillingStatus::default(), BillingStatus::Trial);
+        let settings: Settings = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(settings, Settings::default());
+        assert_eq!(settings.dunning_days, [1, 8, 15]);
+        assert_eq!(settings.validate(), Ok(()));
+    }
+
+    /// TEN-1
+    #[test]
+    fn an_unknown_setting_is_an_error_that_names_it() {
+        let error = serde_json::from_value::<Settings>(json!({"dunning_day": [1]})).unwrap_err();
+        assert!(error.to_string().contains("dunning_day"), "{error}");
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_by_field() {
+        let settings = Settings {
+            dunning_days: vec![8, 1],
+            payment: PaymentDetails {
+                bankgiro: Some("5050-1056".to_owned()),
+                iban: Some("SE45 5000 0000 0583 9825 7467".to_owned()),
+                payee: Some("Acme\r\nBcc: x".to_owned()),
+            },
+            ..Settings::default()
+        };
+        let errors = settings.validate().unwrap_err();
+        let fields: Vec<&str> = errors.0.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["dunning_days", "payment.bankgiro", "payment.iban", "payment.payee"]);
+    }
+
+    #[test]
+    fn real_account_numbers_are_accepted() {
+        for bankgiro in ["5050-1055", "50501055", "991-2346"] {
+            assert_eq!(check_bankgiro(bankgiro), Ok(()), "{bankgiro}");
+        }
+        for iban in ["SE45 5000 0000 0583 9825 7466", "GB82WEST12345698765432", "NO9386011117947"] {
+            assert_eq!(check_iban(iban), Ok(()), "{iban}");
+        }
+        for iban in ["", "SE45", "se4550000000058398257466", "SE45500000000583982574é6"] {
+            assert!(check_iban(iban).is_err(), "{iban}");
+        }
+    }
+
+    /// TEN-1: the words are those of the database's checks.
+    #[test]
+    fn words_read_back() {
+        for tier in Tier::ALL {
+            assert_eq!(tier.as_str().parse(), Ok(*tier));
+            assert_eq!(serde_json::to_value(tier).unwrap(), json!(tier.as_str()));
+        }
+        assert_eq!(
+            BillingStatus::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>(),
+            ["active", "suspended", "trial", "canceled"]
+        );
+        assert!("cancelled".parse::<BillingStatus>().unwrap_err().message.contains("canceled"));
+    }
+}

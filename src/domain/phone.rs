@@ -48,3 +48,41 @@ impl fmt::Debug for Phone {
         f.write_str("Phone(hidden)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BILL-1
+    #[test]
+    fn one_number_written_in_many_ways_is_one_number() {
+        for text in [
+            "070-123 45 67",
+            "0701234567",
+            "+46 70 123 45 67",
+            "+46 (0)70 123 45 67",
+            "0046701234567",
+            "(070) 1234567",
+            "070.123.45.67",
+        ] {
+            assert_eq!(Phone::parse(text).unwrap().as_str(), "+46701234567", "{text}");
+        }
+        assert_eq!(Phone::parse("+1 (212) 555-0100").unwrap().as_str(), "+12125550100");
+    }
+
+    #[test]
+    fn what_nobody_can_dial_is_refused() {
+        for text in
+            ["", "0", "70 123 45 67", "+", "+0701234567", "070-12a45", "+46 70 123 45 67 89 01 23", "++4670123456"]
+        {
+            assert!(Phone::parse(text).is_err(), "{text}");
+        }
+    }
+
+    /// VAULT-4
+    #[test]
+    fn a_number_is_in_no_debug_output_and_no_error() {
+        assert_eq!(format!("{:?}", Phone::parse("070-123 45 67").unwrap()), "Phone(hidden)");
+        assert!(!format!("{:?}", Phone::parse("70-123 45 67").unwrap_err()).contains("123"));
+    }
+}

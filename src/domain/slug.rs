@@ -86,3 +86,49 @@ impl fmt::Display for Slug {
         f.pad(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// TEN-1
+    #[test]
+    fn reserved_and_malformed_names_are_refused() {
+        for reserved in ["public", "admin", "api", "www", "app"] {
+            assert_eq!(Slug::parse(reserved).unwrap_err().code, "reserved", "{reserved}");
+        }
+        let long = "a".repeat(41);
+        for malformed in ["", "a", "1a", "-a", "Acme", "acme_inc", "acme.inc", "åkes", "acme ", " acme", &long] {
+            assert_eq!(Slug::parse(malformed).unwrap_err().code, "invalid", "{malformed}");
+        }
+        assert!(Slug::parse(&long[..40]).is_ok());
+    }
+
+    /// TEN-1
+    #[test]
+    fn hyphens_become_underscores_in_the_schema() {
+        assert_eq!(Slug::parse("acme-inc").unwrap().schema_name(), "org_acme_inc");
+    }
+
+    proptest! {
+        /// TEN-1
+        #[test]
+        fn every_text_of_the_pattern_is_a_slug_unless_reserved(text in "[a-z][a-z0-9-]{1,39}") {
+            let slug = Slug::parse(&text);
+            prop_assert_eq!(slug.is_ok(), !RESERVED.contains(&text.as_str()));
+            if let Ok(slug) = slug {
+                prop_assert_eq!(slug.schema_name()[4..].replace('_', "-"), text);
+            }
+        }
+
+        #[test]
+        fn no_other_text_is_a_slug(text in ".{0,60}") {
+            let bytes = text.as_bytes();
+            let matches = (2..=40).contains(&bytes.len())
+                && bytes[0].is_ascii_lowercase()
+                && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+            prop_assert!(matches || Slug::parse(&text).is_err());
+        }
+    }
+}

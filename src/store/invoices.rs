@@ -254,7 +254,7 @@ pub async fn set_status(
         sqlx::query!("select status from invoices where id = $1 for update", id).fetch_optional(&mut *db).await?;
     let Some(row) = found else { return Ok(None) };
     let from: InvoiceStatus = stored("invoices.status", &row.status)?;
-    let to = from.become_(to)?;
+    let to = from.transition_to(to)?;
     let paid_on = (to == InvoiceStatus::Paid).then_some(today);
     sqlx::query!(
         "update invoices set status = $2, paid_on = $3, updated_at = $4 where id = $1",

@@ -77,8 +77,12 @@ impl KeyRing {
     pub(super) fn parse(keys: &[SecretString], index_key: Option<&SecretString>) -> Result<Self, VaultError> {
         let mut parsed = Vec::<Key>::with_capacity(keys.len());
         for (position, text) in keys.iter().enumerate() {
-            let key = Key::parse(text.expose_secret().trim())
-                .map_err(|problem| VaultError::MalformedKey { position: position + 1, problem })?;
+            let text = text.expose_secret().trim();
+            if text.is_empty() {
+                continue; // an empty variable is no key
+            }
+            let key =
+                Key::parse(text).map_err(|problem| VaultError::MalformedKey { position: position + 1, problem })?;
             if parsed.iter().any(|other| other.id == key.id) {
                 return Err(VaultError::RepeatedKey { id: key.id });
             }

@@ -1,17 +1,19 @@
 //! Keeps a queue's buffer filled: claims a batch whenever half of the budget is free, and rests when there is nothing.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, claim, claim::Claimed};
+use super::{
+    Shared,
+    buffer::Buffer,
+    claim,
+    record::{Ended, Outcome},
+};
 
 /// No more than this many jobs are claimed ahead, however fast the queue.
 const MAX_BUDGET: usize = 1000;
@@ -21,93 +23,82 @@ const BRISK: Duration = Duration::from_millis(100);
 /// milliseconds only.
 const FIRST_REST: Duration = Duration::from_millis(10);
 
-/// The claimed jobs of one queue that nobody has begun.
-pub(crate) struct Buffer {
-    len: AtomicUsize,
-    low: AtomicUsize,
-    drained: Notify,
-}
-
-impl Buffer {
-    pub fn new() -> Self {
-        Self { len: AtomicUsize::new(0), low: AtomicUsize::new(0), drained: Notify::new() }
-    }
-
-    /// A job left the buffer; wakes the fetcher at the low mark.
-    pub fn took_one(&self) {
-        let len = self.len.fetch_sub(1, Ordering::AcqRel) - 1;
-        if len <= self.low.load(Ordering::Acquire) {
-            self.drained.notify_one();
-        }
-    }
-}
-
 pub(crate) struct Fetcher<A> {
     pub shared: Arc<Shared<A>>,
     pub queue: String,
     pub concurrency: usize,
     pub buffer: Arc<Buffer>,
-    pub jobs: mpsc::UnboundedSender<Claimed>,
     pub wake: Arc<Notify>,
+    pub ended: mpsc::UnboundedSender<Ended>,
 }
 
 impl<A> Fetcher<A> {
-    /// Fetches until `stop`. Dropping the sender at the end tells the backend that nothing will follow.
+    /// Fetches until `stop`, then hands back what nobody has begun, without using an attempt.
     pub async fn run(self, stop: CancellationToken) {
+        self.fetch(&stop).await;
+        for job in self.buffer.drain() {
+            // The acker outlives the fetchers.
+            let _ = self.ended.send(Ended::new(&job, 0, Outcome::Released));
+        }
+    }
+
+    async fn fetch(&self, stop: &CancellationToken) {
+        let config = &self.shared.config;
         let mut budget = self.concurrency.clamp(1, MAX_BUDGET);
         let mut rest = FIRST_REST;
         let mut trouble = Duration::ZERO;
         let mut filled: Option<Instant> = None;
         loop {
-            self.buffer.low.store(budget / 2, Ordering::Release);
-            while self.buffer.len.load(Ordering::Acquire) > budget / 2 {
-                tokio::select! {
-                    () = self.buffer.drained.notified() => {}
-                    () = stop.cancelled() => return,
-                }
+            tokio::select! {
+                () = self.buffer.until_at_most(budget / 2) => {}
+                () = stop.cancelled() => return,
             }
             if let Some(at) = filled.take() {
                 budget = next_budget(budget, self.concurrency, at.elapsed());
             }
-            let want = budget - self.buffer.len.load(Ordering::Acquire).min(budget);
-            let config = &self.shared.config;
-            let claimed = tokio::select! {
-                claimed = claim::batch(&self.shared.pool, &self.queue, want.max(1), config.lease, &config.name) => claimed,
-                // A claim that is cut off here may have happened: its lease is not renewed, so the jobs come back.
-                () = stop.cancelled() => return,
-            };
-            match claimed {
-                Ok(jobs) if jobs.is_empty() => {
+            let want = budget.saturating_sub(self.buffer.len()).max(1);
+            let claim = claim::batch(&self.shared.pool, &self.queue, want, config.lease, &config.name);
+            let pause = match until_stopped(claim, stop).await {
+                Some(Ok(jobs)) if jobs.is_empty() => {
                     trouble = Duration::ZERO;
-                    tokio::select! {
-                        () = self.wake.notified() => rest = FIRST_REST,
-                        () = tokio::time::sleep(rest) => rest = (rest * 2).min(config.poll_interval),
-                        () = stop.cancelled() => return,
-                    }
+                    let pause = rest;
+                    rest = (rest * 2).min(config.poll_interval);
+                    pause
                 }
-                Ok(jobs) => {
+                Some(Ok(jobs)) => {
                     trouble = Duration::ZERO;
                     rest = FIRST_REST;
-                    if jobs.len() == want {
-                        filled = Some(Instant::now());
-                    }
+                    filled = (jobs.len() == want).then(Instant::now);
                     self.shared.in_hand.take(&jobs);
-                    self.buffer.len.fetch_add(jobs.len(), Ordering::AcqRel);
-                    for job in jobs {
-                        // The receiver outlives the fetcher.
-                        let _ = self.jobs.send(job);
-                    }
+                    self.buffer.push(jobs);
+                    continue;
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     trouble = super::next_pause(trouble);
                     tracing::warn!(queue = self.queue, %error, retry_in_ms = trouble.as_millis(), "could not claim jobs");
-                    tokio::select! {
-                        () = tokio::time::sleep(trouble) => {}
-                        () = stop.cancelled() => return,
-                    }
+                    trouble
                 }
+                None => return,
+            };
+            tokio::select! {
+                () = self.wake.notified() => rest = FIRST_REST,
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
             }
         }
+    }
+}
+
+/// Waits for a claim under way even after `stop`, for a moment: jobs of a claim that is cut off would have to wait for
+/// their lease to run out.
+async fn until_stopped<T>(claim: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    };
+    tokio::select! {
+        claimed = claim => Some(claimed),
+        () = patience => None,
     }
 }
 

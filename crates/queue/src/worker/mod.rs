@@ -4,6 +4,7 @@
 mod acker;
 mod attempt;
 mod backend;
+mod buffer;
 pub(crate) mod claim;
 mod fetcher;
 mod hand;
@@ -22,11 +23,7 @@ use tracing::Instrument;
 
 pub(crate) use self::inline::Inline;
 use self::{
-    attempt::Surroundings,
-    backend::QueueBackend,
-    claim::Claimed,
-    fetcher::{Buffer, Fetcher},
-    hand::InHand,
+    attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
     record::Ended,
 };
 pub use self::{inline::run_inline, record::Outcome};
@@ -108,21 +105,17 @@ impl<A: Send + Sync + 'static> Worker<A> {
         for (queue, &concurrency) in &config.queues {
             let wake = Arc::new(Notify::new());
             wakes.insert(queue.clone(), wake.clone());
-            let (jobs, claimed) = mpsc::unbounded_channel();
             let buffer = Arc::new(Buffer::new());
+            let backend = QueueBackend(buffer.clone());
             let fetcher = Fetcher {
                 shared: shared.clone(),
                 queue: queue.clone(),
                 concurrency,
-                buffer: buffer.clone(),
-                jobs,
+                buffer,
                 wake,
+                ended: ended.clone(),
             };
             keepers.spawn(fetcher.run(shutdown.clone()));
-            let release = ended.clone();
-            let backend = QueueBackend::new(claimed, buffer, move |job| {
-                let _ = release.send(Ended::new(&job, 0, Outcome::Released));
-            });
             let (shared, ended, abort, name) = (shared.clone(), ended.clone(), abort.clone(), queue.clone());
             monitor = monitor.register(move |_| {
                 let (shared, ended, abort) = (shared.clone(), ended.clone(), abort.clone());
