@@ -34,36 +34,10 @@ fn milliseconds<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::O
 /// Several processes may call it at once: sqlx serialises them with an advisory lock.
 pub async fn migrate_platform(db: &PgPool) -> anyhow::Result<()> {
     backroom_queue::migrator().run(db).await?;
-    platform().run(db).await?;
-    Ok(())
-}
-
-fn platform() -> Migrator {
     let mut platform = sqlx::migrate!("./migrations/platform");
     platform.dangerous_set_table_name("public._sqlx_migrations");
-    platform
-}
-
-/// How many of this program's migrations the database lacks, in `queue`, in `public` and in [`TEMPLATE_SCHEMA`], which
-/// stands for the organizations' schemas. A newer program's migrations do not count.
-pub async fn pending_migrations(db: &PgPool) -> sqlx::Result<usize> {
-    let schemas = [
-        ("queue", backroom_queue::migrator()),
-        ("public", platform()),
-        (TEMPLATE_SCHEMA, sqlx::migrate!("./migrations/tenant")),
-    ];
-    let mut pending = 0;
-    for (schema, migrator) in schemas {
-        let table = format!("{}._sqlx_migrations", quote(schema));
-        let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(&table).fetch_one(db).await?;
-        let applied: Vec<i64> = if exists {
-            sqlx::query_scalar(AssertSqlSafe(format!("select version from {table} where success"))).fetch_all(db).await?
-        } else {
-            Vec::new()
-        };
-        pending += migrator.iter().filter(|migration| !applied.contains(&migration.version)).count();
-    }
-    Ok(pending)
+    platform.run(db).await?;
+    Ok(())
 }
 
 /// Brings every organization's schema and [`TEMPLATE_SCHEMA`] up to date, `concurrency` at a time, telling `on_each`

@@ -15,7 +15,7 @@ mod tx;
 pub use create::{CreateError, NewOrganization, create};
 #[doc(hidden)]
 pub use migrate::{Measurement, measure};
-pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform, pending_migrations};
+pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform};
 pub use names::{drop_organization_roles, role_name};
 pub use status::set_billing_status;
 pub use tx::{TenantTx, begin};
