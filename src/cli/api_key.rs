@@ -16,7 +16,9 @@ use crate::{domain::Scope, store::api_keys};
 #[derive(Subcommand)]
 pub enum ApiKey {
     /// Make a key; it is shown this once
-    #[command(after_help = "Example:\n  backroom api-key create --org acme --name billing --scopes jobs:read,jobs:write --json")]
+    #[command(
+        after_help = "Example:\n  backroom api-key create --org acme --name billing --scopes jobs:read,jobs:write --json"
+    )]
     Create {
         /// Slug of the organization that the key opens
         #[arg(long)]
@@ -66,10 +68,21 @@ pub async fn run(session: &Session, command: ApiKey, output: Output) -> anyhow::
             output.answer(&serde_json::json!({ "api_keys": keys }), || {
                 let rows = keys.iter().map(|key| {
                     let (used, revoked) = (maybe(key.last_used_at.map(time)), maybe(key.revoked_at.map(time)));
-                    [cell(key.id), cell(&key.name), cell(format!("{}…", key.prefix)), cell(key.scopes.join(",")), used, revoked]
+                    [
+                        cell(key.id),
+                        cell(&key.name),
+                        cell(format!("{}…", key.prefix)),
+                        cell(key.scopes.join(",")),
+                        used,
+                        revoked,
+                    ]
                 });
                 let header = ["id", "name", "key", "scopes", "last used", "revoked"];
-                output.table(header, rows.collect(), &format!("{org} has no API key; make one with `backroom api-key create`"))
+                output.table(
+                    header,
+                    rows.collect(),
+                    &format!("{org} has no API key; make one with `backroom api-key create`"),
+                )
             })?;
         }
         ApiKey::Revoke { id, org } => {

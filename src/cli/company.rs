@@ -10,6 +10,7 @@ use super::{
     session::Session,
 };
 use crate::{
+    domain::Company,
     store::{
         Page, Sealer,
         companies::{self, CompanyFilter},
@@ -18,7 +19,7 @@ use crate::{
 };
 
 #[derive(Subcommand)]
-pub enum Company {
+pub enum Command {
     /// List an organization's companies, oldest first
     #[command(after_help = "Example:\n  backroom company list --org acme --name bygg")]
     List {
@@ -37,8 +38,8 @@ pub enum Company {
     },
 }
 
-pub async fn run(session: &Session, command: Company, output: Output) -> anyhow::Result<ExitCode> {
-    let Company::List { org, name, limit, cursor } = command;
+pub async fn run(session: &Session, command: Command, output: Output) -> anyhow::Result<ExitCode> {
+    let Command::List { org, name, limit, cursor } = command;
     let organization = session.organization(&org).await?;
     let app = session.app()?;
     let mut tx = tenant::begin(&session.db, &organization).await?;
@@ -47,15 +48,34 @@ pub async fn run(session: &Session, command: Company, output: Output) -> anyhow:
     let rows = companies::page(&mut tx, Sealer::new(&app.vault, organization.slug.as_str()), &filter, wanted).await?;
     tx.rollback().await?;
     let next = next_cursor(&rows, limit, |company| company.id);
-    output.answer(&page("companies", &rows, next), || {
+    let documents: Vec<_> = rows.iter().map(document).collect();
+    output.answer(&page("companies", &documents, next), || {
         let table = rows.iter().map(|company| {
             [
-                cell(company.id), cell(&company.name), cell(&company.org_number), cell(&company.email),
-                cell(company.language), maybe(company.phone.as_ref()),
+                cell(company.id),
+                cell(&company.name),
+                cell(&company.org_number),
+                cell(&company.email),
+                cell(company.language),
+                maybe(company.phone.as_ref().map(|phone| phone.as_str())),
             ]
         });
         let header = ["id", "name", "org number", "e-mail", "language", "phone"];
         output.table(header, table.collect(), &format!("{org} has no such company")) + &more(next)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn document(company: &Company) -> serde_json::Value {
+    serde_json::json!({
+        "id": company.id,
+        "name": company.name,
+        "org_number": company.org_number,
+        "email": company.email,
+        "language": company.language,
+        "phone": company.phone,
+        "contact": company.contact,
+        "created_at": company.created_at,
+        "updated_at": company.updated_at,
+    })
 }

@@ -46,7 +46,9 @@ pub async fn schemas(db: &PgPool, concurrency: u16, output: Output) -> anyhow::R
             .collect();
         let up_to_date = reports.len() - rows.len();
         let table = output.table(["schema", "applied", "took", "error"], rows, "");
-        format!("{table}\n{up_to_date} of {} schemas were up to date, {failed} failed", reports.len()).trim_start().to_owned()
+        format!("{table}\n{up_to_date} of {} schemas were up to date, {failed} failed", reports.len())
+            .trim_start()
+            .to_owned()
     })?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -101,7 +101,7 @@ enum Command {
     Invoice(invoice::Invoice),
     /// Companies that an organization invoices
     #[command(subcommand, after_help = "Example:\n  backroom company list --org acme")]
-    Company(company::Company),
+    Company(company::Command),
     /// Show the whole platform at work on sample data
     #[command(after_help = "Example:\n  backroom demo --once")]
     Demo {
@@ -189,10 +189,36 @@ mod tests {
         });
         let list = seen.join("\n");
         for expected in [
-            "server", "worker", "scheduler", "start", "migrate", "demo", "job run", "job enqueue", "job list", "job show",
-            "job watch", "job retry", "job cancel", "job kinds", "queue list", "queue pause", "queue resume",
-            "schedule list", "schedule next", "schedule run", "schedule pause", "schedule resume", "org create",
-            "org list", "org show", "org suspend", "org activate", "org migrate", "invoice remind", "key generate",
+            "server",
+            "worker",
+            "scheduler",
+            "start",
+            "migrate",
+            "demo",
+            "job run",
+            "job enqueue",
+            "job list",
+            "job show",
+            "job watch",
+            "job retry",
+            "job cancel",
+            "job kinds",
+            "queue list",
+            "queue pause",
+            "queue resume",
+            "schedule list",
+            "schedule next",
+            "schedule run",
+            "schedule pause",
+            "schedule resume",
+            "org create",
+            "org list",
+            "org show",
+            "org suspend",
+            "org activate",
+            "org migrate",
+            "invoice remind",
+            "key generate",
         ] {
             assert!(seen.contains(&format!("backroom {expected}")), "`{expected}` is missing from\n{list}");
         }

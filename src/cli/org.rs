@@ -20,7 +20,9 @@ use crate::{
 #[derive(Subcommand)]
 pub enum Org {
     /// Create an organization with its schema and role
-    #[command(after_help = "Example:\n  backroom org create acme --name 'Acme AB' --tier pro --time-zone Europe/Stockholm")]
+    #[command(
+        after_help = "Example:\n  backroom org create acme --name 'Acme AB' --tier pro --time-zone Europe/Stockholm"
+    )]
     Create(Create),
     /// List organizations, oldest first
     #[command(after_help = "Example:\n  backroom org list --json")]
@@ -115,10 +117,18 @@ async fn list(session: &Session, limit: i64, cursor: Option<Uuid>, output: Outpu
     let next = next_cursor(&rows, limit, |organization| organization.id);
     output.answer(&page("organizations", &rows, next), || {
         let table = rows.iter().map(|o| {
-            [cell(&o.slug), cell(&o.name), cell(o.tier), cell(o.billing_status), cell(o.time_zone), cell(time(o.created_at))]
+            [
+                cell(&o.slug),
+                cell(&o.name),
+                cell(o.tier),
+                cell(o.billing_status),
+                cell(o.time_zone),
+                cell(time(o.created_at)),
+            ]
         });
         let header = ["slug", "name", "tier", "status", "time zone", "created"];
-        output.table(header, table.collect(), "there is no organization; make one with `backroom org create`") + &more(next)
+        output.table(header, table.collect(), "there is no organization; make one with `backroom org create`")
+            + &more(next)
     })
 }
 

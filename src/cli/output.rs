@@ -47,7 +47,7 @@ impl Output {
             return empty.to_owned();
         }
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(header.map(|title| {
             let cell = Cell::new(title.to_uppercase());
             if self.colours { cell.add_attribute(Attribute::Bold) } else { cell }
@@ -55,7 +55,12 @@ impl Output {
         for row in rows {
             table.add_row(row);
         }
-        table.to_string().lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n")
+        table
+            .to_string()
+            .lines()
+            .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// A job's state, coloured by what it asks of the reader.

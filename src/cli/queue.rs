@@ -56,8 +56,15 @@ async fn list(session: &Session, output: Output) -> anyhow::Result<()> {
             let here = session.config.worker.queues.get(&q.queue);
             let paused = if q.paused { "yes" } else { "" };
             [
-                cell(&q.queue), cell(paused), cell(q.available), cell(q.running), cell(q.scheduled), cell(q.retryable),
-                cell(q.held), maybe(oldest), maybe(here),
+                cell(&q.queue),
+                cell(paused),
+                cell(q.available),
+                cell(q.running),
+                cell(q.scheduled),
+                cell(q.retryable),
+                cell(q.held),
+                maybe(oldest),
+                maybe(here),
             ]
         });
         let header =
@@ -78,10 +85,8 @@ async fn require(session: &Session, name: &str) -> anyhow::Result<()> {
 /// The queues that are configured, that some kind goes to, or that hold work.
 async fn known(session: &Session) -> anyhow::Result<BTreeMap<String, QueueStats>> {
     let configured = session.config.worker.queues.keys().map(String::as_str);
-    let mut queues: BTreeMap<_, _> = configured
-        .chain(session.registry.queues())
-        .map(|queue| (queue.to_owned(), idle(queue)))
-        .collect();
+    let mut queues: BTreeMap<_, _> =
+        configured.chain(session.registry.queues()).map(|queue| (queue.to_owned(), idle(queue))).collect();
     for stats in backroom_queue::queue_stats(&session.db).await? {
         queues.insert(stats.queue.clone(), stats);
     }

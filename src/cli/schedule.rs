@@ -141,6 +141,10 @@ async fn run_now(
         let rows = enqueued.iter().map(|job| {
             [cell(job.id), output.state(job.state, false), cell(if job.duplicate { "was there already" } else { "" })]
         });
-        output.table(["job", "state", ""], rows.collect(), "nothing was enqueued: there is no organization in good standing")
+        output.table(
+            ["job", "state", ""],
+            rows.collect(),
+            "nothing was enqueued: there is no organization in good standing",
+        )
     })
 }

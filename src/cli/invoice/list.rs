@@ -59,8 +59,13 @@ pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Resul
             let reminded = maybe(invoice.last_reminder_sent_at.map(time));
             let problem = maybe(invoice.reminder_error.as_ref());
             [
-                cell(&invoice.number), cell(invoice.status), cell(invoice.due_date), cell(amount),
-                cell(invoice.reminder_stage), reminded, problem,
+                cell(&invoice.number),
+                cell(invoice.status),
+                cell(invoice.due_date),
+                cell(amount),
+                cell(invoice.reminder_stage),
+                reminded,
+                problem,
             ]
         });
         let header = ["number", "status", "due", "amount", "reminders", "last reminder", "problem"];

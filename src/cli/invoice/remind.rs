@@ -1,12 +1,9 @@
 //! `backroom invoice remind` (BILL-8): who would be reminded and why, or the sweep itself, at once.
 
-use std::{collections::HashMap, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use backroom_queue::TraceParent;
-use chrono::NaiveDate;
-use serde::Serialize;
 use serde_json::json;
-use uuid::Uuid;
 
 use crate::{
     cli::{
@@ -15,11 +12,9 @@ use crate::{
         output::{Output, cell},
         session::Session,
     },
-    domain::{Decision, Invoice, Organization, dunning},
-    jobs::billing::SweepOverdue,
-    store::{Sealer, companies, invoices},
+    domain::Organization,
+    jobs::billing::{self, PlannedReminder, SweepOverdue},
     tenant,
-    vault::Vault,
 };
 
 /// How many overdue invoices are looked at with one query.
@@ -41,22 +36,6 @@ pub struct Args {
     no_wait: bool,
 }
 
-/// What the sweep would do about one overdue invoice.
-#[derive(Serialize)]
-struct Plan {
-    invoice: String,
-    company: String,
-    email: String,
-    amount: String,
-    due_date: NaiveDate,
-    days_overdue: i64,
-    /// `remind`, `escalate` or `nothing`
-    action: &'static str,
-    stage: Option<u32>,
-    /// In a sentence.
-    why: String,
-}
-
 pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let organization = session.organization(&args.org).await?;
     if args.dry_run {
@@ -70,16 +49,27 @@ pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Resul
 }
 
 async fn dry_run(session: &Session, organization: &Organization, output: Output) -> anyhow::Result<ExitCode> {
-    let app = session.app()?;
-    let plans = plan(session, organization, &app.vault).await?;
-    let count = |action| plans.iter().filter(|plan| plan.action == action).count();
-    let (remind, escalate, nothing) = (count("remind"), count("escalate"), count("nothing"));
-    let document = json!({ "invoices": plans, "remind": remind, "escalate": escalate, "nothing": nothing });
+    let plan = plan(session, organization).await?;
+    let remind = plan.iter().filter(|planned| planned.stage.is_some()).count();
+    let escalate = plan.iter().filter(|planned| planned.escalate).count();
+    let nothing = plan.len() - remind - escalate;
+    let document = json!({ "invoices": plan, "remind": remind, "escalate": escalate, "nothing": nothing });
     output.answer(&document, || {
-        let rows = plans.iter().map(|plan| {
+        let rows = plan.iter().map(|planned| {
+            let action = match planned.stage {
+                Some(_) => "remind",
+                None if planned.escalate => "escalate",
+                None => "-",
+            };
             [
-                cell(&plan.invoice), cell(&plan.company), cell(&plan.email), cell(&plan.amount), cell(plan.due_date),
-                cell(format!("{} days", plan.days_overdue)), cell(plan.action), cell(&plan.why),
+                cell(&planned.number),
+                cell(&planned.company),
+                cell(&planned.recipient),
+                cell(planned.amount.format(organization.locale)),
+                cell(planned.due_date),
+                cell(format!("{} days", planned.days_overdue)),
+                cell(action),
+                cell(&planned.why),
             ]
         });
         let header = ["invoice", "company", "e-mail", "amount", "due", "overdue", "action", "why"];
@@ -89,55 +79,18 @@ async fn dry_run(session: &Session, organization: &Organization, output: Output)
     Ok(ExitCode::SUCCESS)
 }
 
-async fn plan(session: &Session, organization: &Organization, vault: &Vault) -> anyhow::Result<Vec<Plan>> {
+async fn plan(session: &Session, organization: &Organization) -> anyhow::Result<Vec<PlannedReminder>> {
     let today = session.clock.today(organization.time_zone);
-    let policy = organization.settings.dunning_policy();
-    let sealer = Sealer::new(vault, organization.slug.as_str());
-    let mut names: HashMap<Uuid, (String, String)> = HashMap::new();
-    let mut plans = Vec::new();
-    let mut after = None;
     let mut tx = tenant::begin(&session.db, organization).await?;
+    let (mut plan, mut after) = (Vec::new(), None);
     loop {
-        let invoices = invoices::overdue_page(&mut tx, today, after, PAGE).await?;
-        let Some(last) = invoices.last() else { break };
-        after = Some((last.due_date, last.id));
-        for invoice in invoices {
-            if !names.contains_key(&invoice.company_id) {
-                let company = companies::by_id(&mut tx, sealer, invoice.company_id).await?;
-                let name = company.map(|company| (company.name, company.email.as_str().to_owned())).unwrap_or_default();
-                names.insert(invoice.company_id, name);
-            }
-            let decision = dunning::decide(&policy, &invoice.dunning_facts(organization.time_zone), today);
-            plans.push(describe(organization, &invoice, &names[&invoice.company_id], &decision, today));
-        }
+        let page = billing::plan_reminders(&mut tx, organization, today, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some((last.due_date, last.invoice_id));
+        plan.extend(page);
     }
     tx.rollback().await?;
-    Ok(plans)
-}
-
-fn describe(
-    organization: &Organization,
-    invoice: &Invoice,
-    (company, email): &(String, String),
-    decision: &Decision,
-    today: NaiveDate,
-) -> Plan {
-    let (action, stage) = match decision {
-        Decision::Remind { stage } => ("remind", Some(*stage)),
-        Decision::Escalate => ("escalate", None),
-        Decision::Nothing { .. } => ("nothing", None),
-    };
-    Plan {
-        invoice: invoice.number.clone(),
-        company: company.clone(),
-        email: email.clone(),
-        amount: invoice.amount().format(organization.locale),
-        due_date: invoice.due_date,
-        days_overdue: dunning::days_overdue(invoice.due_date, today),
-        action,
-        stage,
-        why: decision.to_string(),
-    }
+    Ok(plan)
 }
 
 async fn enqueue(
@@ -163,7 +116,9 @@ async fn enqueue(
     let ended = match tokio::time::timeout(IMPATIENCE, &mut follow).await {
         Ok(ended) => ended,
         Err(_) => {
-            bar.println("the sweep has not ended yet; is a worker running (`backroom worker`)? Ctrl-C leaves it queued");
+            bar.println(
+                "the sweep has not ended yet; is a worker running (`backroom worker`)? Ctrl-C leaves it queued",
+            );
             follow.await
         }
     };
@@ -171,7 +126,10 @@ async fn enqueue(
     let job = ended?;
     output.answer(&job, || {
         let outcome = job.result.as_ref().map(ToString::to_string).or_else(|| job.reason.clone()).unwrap_or_default();
-        format!("the sweep, job {}, is {}: {outcome}\nnext: backroom job list --org {}", job.id, job.state, organization.slug)
+        format!(
+            "the sweep, job {}, is {}: {outcome}\nnext: backroom job list --org {}",
+            job.id, job.state, organization.slug
+        )
     })?;
     Ok(job::exit_code(job.state))
 }

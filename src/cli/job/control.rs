@@ -11,11 +11,15 @@ use super::{Output, Session, no_such_job};
 pub async fn retry(session: &Session, id: Uuid, output: Output) -> anyhow::Result<ExitCode> {
     match backroom_queue::retry(&mut *session.connection().await?, id, None).await? {
         RetryOutcome::Requeued => {
-            output.answer(&serde_json::json!({ "id": id, "state": "available" }), || format!("job {id} is available again"))?;
+            output.answer(&serde_json::json!({ "id": id, "state": "available" }), || {
+                format!("job {id} is available again")
+            })?;
             Ok(ExitCode::SUCCESS)
         }
         RetryOutcome::NotRetryable => {
-            bail!("job {id} is not discarded, cancelled or waiting for its next attempt; `backroom job show {id}` tells")
+            bail!(
+                "job {id} is not discarded, cancelled or waiting for its next attempt; `backroom job show {id}` tells"
+            )
         }
         RetryOutcome::Duplicate => bail!("job {id} was not retried: the same work is queued as another job"),
         RetryOutcome::NotFound => Err(no_such_job(id)),

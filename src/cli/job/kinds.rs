@@ -24,7 +24,11 @@ pub fn run(session: &Session, name: Option<&str>, output: Output) -> anyhow::Res
             let timeout = format!("{} s", kind.timeout.as_secs());
             [cell(kind.name), cell(kind.queue), cell(kind.priority), cell(kind.max_attempts), cell(timeout), cell(what)]
         });
-        output.table(["kind", "queue", "priority", "attempts", "timeout", "what it does"], rows.collect(), "there is no kind")
+        output.table(
+            ["kind", "queue", "priority", "attempts", "timeout", "what it does"],
+            rows.collect(),
+            "there is no kind",
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -49,7 +49,15 @@ pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Resul
             let attempts = format!("{}/{}", job.attempt, job.max_attempts);
             let at = job.finished_at.unwrap_or(job.run_at);
             let tenant = maybe(job.tenant.as_ref());
-            [cell(job.id), cell(&job.kind), tenant, cell(&job.queue), output.state(job.state, job.held), cell(attempts), cell(time(at))]
+            [
+                cell(job.id),
+                cell(&job.kind),
+                tenant,
+                cell(&job.queue),
+                output.state(job.state, job.held),
+                cell(attempts),
+                cell(time(at)),
+            ]
         });
         let header = ["id", "kind", "organization", "queue", "state", "attempt", "ended or due"];
         output.table(header, rows.collect(), "there is no such job") + &more(next)

@@ -43,7 +43,9 @@ pub enum Job {
     #[command(after_help = "Example:\n  backroom job retry 01980a3c-4f00-7000-8000-000000000000")]
     Retry { id: Uuid },
     /// Cancel a job; a running one is asked to stop
-    #[command(after_help = "Example:\n  backroom job cancel 01980a3c-4f00-7000-8000-000000000000 --reason 'sent by hand'")]
+    #[command(
+        after_help = "Example:\n  backroom job cancel 01980a3c-4f00-7000-8000-000000000000 --reason 'sent by hand'"
+    )]
     Cancel {
         id: Uuid,
         /// Kept with the job

@@ -18,11 +18,11 @@ pub async fn run(session: &Session, work: Work, output: Output) -> anyhow::Resul
     let counted = ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left  {msg}")?;
     let watcher = bar.clone();
     let progress = move |done, total: Option<u64>| {
-        if let Some(total) = total {
-            if watcher.length() != Some(total) {
-                watcher.set_style(counted.clone());
-                watcher.set_length(total);
-            }
+        if let Some(total) = total
+            && watcher.length() != Some(total)
+        {
+            watcher.set_style(counted.clone());
+            watcher.set_length(total);
         }
         watcher.set_position(done);
     };
@@ -47,15 +47,11 @@ pub async fn run(session: &Session, work: Work, output: Output) -> anyhow::Resul
         "duration_ms": u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
     });
     output.answer(&document, || tell(&outcome, &record, duration))?;
-    Ok(exit_code(if matches!(outcome, Outcome::Released) { backroom_queue::JobState::Retryable } else { state(&outcome, &record) }))
-}
-
-/// A snoozed job is not a bad end, whatever state it waits in.
-fn state(outcome: &Outcome, record: &JobRecord) -> backroom_queue::JobState {
-    match outcome {
-        Outcome::Snoozed { .. } => backroom_queue::JobState::Scheduled,
-        _ => record.state,
-    }
+    Ok(match outcome {
+        // Not at its end, and nothing is wrong.
+        Outcome::Snoozed { .. } | Outcome::Released => ExitCode::SUCCESS,
+        _ => exit_code(record.state),
+    })
 }
 
 fn word(outcome: &Outcome) -> &'static str {

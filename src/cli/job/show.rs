@@ -36,7 +36,10 @@ fn describe(job: &JobRecord) -> String {
     line("reason", job.reason.clone());
     line("trace", job.trace.clone());
     for error in &job.errors {
-        line("error", Some(format!("attempt {} at {}, {}: {}", error.attempt, time(error.at), error.worker, error.error)));
+        line(
+            "error",
+            Some(format!("attempt {} at {}, {}: {}", error.attempt, time(error.at), error.worker, error.error)),
+        );
     }
     text
 }

@@ -43,13 +43,17 @@ fn line(job: &JobRecord) -> String {
     let detail = match job.state {
         _ if job.held => ": held while the organization is suspended".to_owned(),
         JobState::Scheduled => format!(": due at {}", time(job.run_at)),
-        JobState::Running => format!(": attempt {} of {} on {}", job.attempt, job.max_attempts, job.worker.as_deref().unwrap_or("-")),
+        JobState::Running => {
+            format!(": attempt {} of {} on {}", job.attempt, job.max_attempts, job.worker.as_deref().unwrap_or("-"))
+        }
         JobState::Retryable => {
             let error = job.errors.last().map_or("", |error| error.error.as_str());
             format!(": attempt {} failed ({error}); next at {}", job.attempt, time(job.run_at))
         }
         JobState::Completed => job.result.as_ref().map(|result| format!(": {result}")).unwrap_or_default(),
-        JobState::Cancelled | JobState::Discarded => format!(": {}", job.reason.as_deref().unwrap_or("no reason is known")),
+        JobState::Cancelled | JobState::Discarded => {
+            format!(": {}", job.reason.as_deref().unwrap_or("no reason is known"))
+        }
         JobState::Available => String::new(),
     };
     let at = job.finished_at.or(job.attempted_at).unwrap_or(job.created_at);

@@ -210,9 +210,10 @@ pub fn escalation(mail: &EscalationMail) -> Letter {
                 facts: rows(["Kund", "Faktura", "Förfallodag", "Försenad", "Påminnelser"]),
                 payment_heading: "Vad ni kan göra",
                 payment: Vec::new(),
-                payment_note: "Ring kunden, kom överens om en betalningsplan eller lämna ärendet till inkasso. Markera \
+                payment_note:
+                    "Ring kunden, kom överens om en betalningsplan eller lämna ärendet till inkasso. Markera \
                                fakturan som betald eller makulerad när saken är avgjord."
-                    .to_owned(),
+                        .to_owned(),
                 closing: Vec::new(),
                 regards: "Vänliga hälsningar",
                 signature: "Backroom".to_owned(),
@@ -239,9 +240,10 @@ pub fn escalation(mail: &EscalationMail) -> Letter {
                 facts: rows(["Customer", "Invoice", "Due date", "Overdue", "Reminders"]),
                 payment_heading: "What you can do",
                 payment: Vec::new(),
-                payment_note: "Call the customer, agree on a payment plan or hand the case to debt collection. Mark the \
+                payment_note:
+                    "Call the customer, agree on a payment plan or hand the case to debt collection. Mark the \
                                invoice as paid or cancelled once the matter is settled."
-                    .to_owned(),
+                        .to_owned(),
                 closing: Vec::new(),
                 regards: "Kind regards",
                 signature: "Backroom".to_owned(),
