@@ -51,6 +51,8 @@ fn transient(result: Result<Accepted, SendError>) -> String {
     }
 }
 
+type Script = Vec<(&'static str, &'static str)>;
+
 /// Plays one connection of a scripted server: each step waits for a line that begins with its first half and answers
 /// with its second. An empty answer, or the end of the script, closes the connection. The first step is the greeting.
 async fn play(listener: &TcpListener, script: &[(&str, &str)]) {
@@ -143,7 +145,7 @@ async fn a_server_that_is_down_or_absent_is_transient() {
 #[tokio::test]
 async fn a_reply_that_never_comes_is_transient_and_the_second_attempt_has_the_same_message_id() {
     let mailbox = mailbox().await;
-    let mailer = mailer(&mailbox.url(), Duration::from_millis(300));
+    let mailer = mailer(&mailbox.url(), Duration::from_millis(700));
     let letter = mail("kund@example.com", "reminder:1:1");
     mailbox.set_delay(Duration::from_secs(60));
     assert!(transient(mailer.send(&letter).await).contains("may have accepted"));
@@ -207,7 +209,7 @@ async fn a_connection_that_the_server_closed_meanwhile_costs_nothing() {
 async fn only_an_answer_to_the_message_itself_is_permanent() {
     let hello = [("", "220 hi"), ("EHLO", "250-hi\r\n250 AUTH PLAIN")];
     let to_data = [&hello[..], &[("AUTH", "235 ok"), ("MAIL", "250 ok"), ("RCPT", "250 ok")]].concat();
-    let cases: [(&str, Vec<(&str, &str)>, Option<u16>); 9] = [
+    let cases: [(&str, Script, Option<u16>); 9] = [
         ("greeting", vec![("", "554 5.7.1 go away")], None),
         ("hello", vec![("", "220 hi"), ("EHLO", "550 who?")], None),
         ("login", [&hello[..], &[("AUTH", "535 5.7.8 wrong password")]].concat(), None),

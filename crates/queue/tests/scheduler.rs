@@ -1,9 +1,8 @@
 //! The scheduler on a real PostgreSQL. Time is a parameter; nothing here sleeps to let time pass.
 
-use std::{
-    str::FromStr,
-    sync::{Arc, Mutex},
-};
+mod support;
+
+use std::sync::{Arc, Mutex};
 
 use backroom_queue::{
     Ctx, Job, JobResult, Registry, Unique, Verdict, registry,
@@ -14,7 +13,8 @@ use chrono_tz::Tz;
 use futures::{FutureExt, future::BoxFuture};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use support::Database;
 use uuid::Uuid;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -68,44 +68,12 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// A database of its own, gone at the end.
-struct Database {
-    name: String,
-    server: PgConnectOptions,
-    pool: PgPool,
+fn node(db: &Database, schedules: &Schedules, tenants: &TenantList) -> Scheduler {
+    Scheduler::new(db.pool.clone(), schedules.clone(), Arc::new(tenants.clone()))
 }
 
-impl Database {
-    async fn create() -> Self {
-        let url = ["BACKROOM_TEST_DATABASE_URL", "DATABASE_URL"].iter().find_map(|name| std::env::var(name).ok());
-        let url = url.unwrap_or_else(|| "postgres://postgres@127.0.0.1/postgres".to_owned());
-        let server = PgConnectOptions::from_str(&url).unwrap();
-        let name = format!("queue_test_{}", Uuid::new_v4().simple());
-        execute(&server, format!("create database {name}")).await;
-        let pool =
-            PgPool::connect_with(server.clone().database(&name).options([("search_path", "public")])).await.unwrap();
-        backroom_queue::migrator().run(&pool).await.unwrap();
-        Self { name, server, pool }
-    }
-
-    fn scheduler(&self, schedules: &Schedules, tenants: &TenantList) -> Scheduler {
-        Scheduler::new(self.pool.clone(), schedules.clone(), Arc::new(tenants.clone()))
-    }
-
-    /// What was enqueued, as (kind, tenant).
-    async fn jobs(&self) -> Vec<(String, Option<String>)> {
-        sqlx::query_as("select kind, tenant from queue.jobs order by id").fetch_all(&self.pool).await.unwrap()
-    }
-
-    async fn drop(self) {
-        self.pool.close().await;
-        execute(&self.server, format!("drop database {} with (force)", self.name)).await;
-    }
-}
-
-async fn execute(server: &PgConnectOptions, sql: String) {
-    let mut db = PgConnection::connect_with(server).await.unwrap();
-    db.execute(AssertSqlSafe(sql)).await.unwrap();
+async fn jobs(db: &Database) -> i64 {
+    db.count("select count(*) from queue.jobs").await
 }
 
 /// The tenants that the host lists at the moment.
@@ -234,14 +202,14 @@ fn the_products_schedules_are_well_formed() {
 /// CRON-2
 #[tokio::test]
 async fn schedulers_that_beat_at_once_enqueue_each_tick_once() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let minutely = schedules(
         "[[schedule]]\nname = \"all\"\nkind = \"test.tidy\"\ncron = \"* * * * *\"\n[[schedule]]\nname = \"each\"\n\
          kind = \"test.tidy\"\ncron = \"* * * * *\"\nper_tenant = true",
     );
     let tenants =
         TenantList::of(&[("acme", Tz::UTC), ("birch", Tz::Europe__Stockholm), ("cedar", Tz::America__New_York)]);
-    let nodes: Vec<_> = (0..4).map(|_| db.scheduler(&minutely, &tenants)).collect();
+    let nodes: Vec<_> = (0..4).map(|_| node(&db, &minutely, &tenants)).collect();
     let start = at("2026-01-01T00:00:30Z");
     nodes[0].beat(start).await.unwrap();
 
@@ -257,7 +225,7 @@ async fn schedulers_that_beat_at_once_enqueue_each_tick_once() {
     }
 
     assert_eq!(fired, 5 * 4);
-    assert_eq!(db.jobs().await.len(), 5 * 4);
+    assert_eq!(jobs(&db).await, 5 * 4);
     let unmatched: i64 = sqlx::query_scalar(
         "select count(*) from queue.schedule_ticks t full join queue.jobs j on j.id = t.job_id
          where j.id is null or t.job_id is null or nullif(t.tenant, '') is distinct from j.tenant",
@@ -266,42 +234,42 @@ async fn schedulers_that_beat_at_once_enqueue_each_tick_once() {
     .await
     .unwrap();
     assert_eq!(unmatched, 0);
-    db.drop().await;
+    db.close().await;
 }
 
 /// CRON-2: a scheduler that dies before its commit leaves the tick to the next one.
 #[tokio::test]
 async fn a_firing_that_was_cut_off_is_made_good_by_the_next_beat() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let (tidy, nobody) = (nightly("skip"), TenantList::default());
-    db.scheduler(&tidy, &nobody).beat(at("2026-01-01T00:00:00Z")).await.unwrap();
+    node(&db, &tidy, &nobody).beat(at("2026-01-01T00:00:00Z")).await.unwrap();
     // The enqueue is the last step before the commit. Let it fail.
     let broken = "alter table queue.jobs add constraint broken check (kind <> 'test.tidy')";
     db.pool.execute(broken).await.unwrap();
-    let dying = db.scheduler(&tidy, &nobody);
+    let dying = node(&db, &tidy, &nobody);
     let error = dying.beat(at("2026-01-01T02:00:00Z")).await.unwrap_err();
     assert!(format!("{error:#}").starts_with("schedule nightly: "), "{error:#}");
     db.pool.execute("alter table queue.jobs drop constraint broken").await.unwrap();
 
-    let firings = db.scheduler(&tidy, &nobody).beat(at("2026-01-01T02:00:20Z")).await.unwrap();
+    let firings = node(&db, &tidy, &nobody).beat(at("2026-01-01T02:00:20Z")).await.unwrap();
 
     assert_eq!(ticks(&firings), expected(&[("01 02:00", true)]));
     assert_eq!(dying.beat(at("2026-01-01T02:00:21Z")).await.unwrap(), []);
-    assert_eq!(db.jobs().await.len(), 1);
-    db.drop().await;
+    assert_eq!(jobs(&db).await, 1);
+    db.close().await;
 }
 
 /// CRON-3
 #[tokio::test]
 async fn a_new_schedule_does_not_fire_for_the_past() {
-    let db = Database::create().await;
-    let scheduler = db.scheduler(&nightly("run_each"), &TenantList::default());
+    let db = Database::new().await;
+    let scheduler = node(&db, &nightly("run_each"), &TenantList::default());
     assert_eq!(scheduler.beat(at("2026-01-01T02:00:01Z")).await.unwrap(), []);
     assert_eq!(scheduler.beat(at("2026-01-02T01:59:59Z")).await.unwrap(), []);
     let firings = scheduler.beat(at("2026-01-02T02:00:00Z")).await.unwrap();
     assert_eq!(ticks(&firings), expected(&[("02 02:00", true)]));
     assert_eq!(scheduler.beat(at("2026-01-02T02:00:01Z")).await.unwrap(), []);
-    db.drop().await;
+    db.close().await;
 }
 
 /// CRON-3
@@ -315,21 +283,21 @@ async fn missed_ticks_follow_the_policy() {
         ("skip", "2026-01-04T02:01:00Z", [("02 02:00", false), ("03 02:00", false), ("04 02:00", true)]),
         ("run_once", "2026-01-04T02:01:00Z", [("02 02:00", false), ("03 02:00", false), ("04 02:00", true)]),
     ] {
-        let db = Database::create().await;
+        let db = Database::new().await;
         let (tidy, nobody) = (nightly(policy), TenantList::default());
-        db.scheduler(&tidy, &nobody).beat(at("2026-01-01T12:00:00Z")).await.unwrap();
+        node(&db, &tidy, &nobody).beat(at("2026-01-01T12:00:00Z")).await.unwrap();
 
-        let firings = db.scheduler(&tidy, &nobody).beat(at(back)).await.unwrap();
+        let firings = node(&db, &tidy, &nobody).beat(at(back)).await.unwrap();
 
         assert_eq!(ticks(&firings), expected(&want), "{policy}");
-        let ran = want.iter().filter(|(_, runs)| *runs).count();
-        assert_eq!(db.jobs().await.len(), ran, "{policy}");
+        let ran = i64::try_from(want.iter().filter(|(_, runs)| *runs).count()).unwrap();
+        assert_eq!(jobs(&db).await, ran, "{policy}");
         let recorded: (i64, i64) = sqlx::query_as("select count(*), count(job_id) from queue.schedule_ticks")
             .fetch_one(&db.pool)
             .await
             .unwrap();
-        assert_eq!(recorded, (3, i64::try_from(ran).unwrap()), "{policy}");
-        db.drop().await;
+        assert_eq!(recorded, (3, ran), "{policy}");
+        db.close().await;
     }
 }
 
@@ -349,11 +317,11 @@ fn catching_up_is_bounded_and_keeps_the_latest() {
 /// CRON-4: each tenant by its own clock, over both changes of the year.
 #[tokio::test]
 async fn a_schedule_per_tenant_fires_once_a_day_by_the_tenants_own_clock() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let zones = [("acme", Tz::Europe__Stockholm), ("birch", Tz::America__New_York), ("howe", Tz::Australia__Lord_Howe)];
     let early =
         schedules("[[schedule]]\nname = \"early\"\nkind = \"test.tidy\"\ncron = \"30 2 * * *\"\nper_tenant = true");
-    let scheduler = db.scheduler(&early, &TenantList::of(&zones));
+    let scheduler = node(&db, &early, &TenantList::of(&zones));
     let mut now = at("2026-01-01T12:00:00Z");
     let mut firings = Vec::new();
     while now <= at("2027-01-01T12:00:00Z") {
@@ -367,19 +335,19 @@ async fn a_schedule_per_tenant_fires_once_a_day_by_the_tenants_own_clock() {
         let days = dates[0].iter_days().take(365).collect::<Vec<_>>();
         assert_eq!(dates, days, "{tenant}");
     }
-    assert_eq!(db.jobs().await.len(), 3 * 365);
-    db.drop().await;
+    assert_eq!(jobs(&db).await, 3 * 365);
+    db.close().await;
 }
 
 /// CRON-4
 #[tokio::test]
 async fn a_tenant_that_is_not_listed_has_no_ticks_and_starts_anew_when_it_is_back() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let early = schedules(
         "[[schedule]]\nname = \"early\"\nkind = \"test.tidy\"\ncron = \"0 2 * * *\"\nper_tenant = true\nmissed = \"run_each\"",
     );
     let tenants = TenantList::of(&[("acme", Tz::UTC), ("birch", Tz::UTC)]);
-    let scheduler = db.scheduler(&early, &tenants);
+    let scheduler = node(&db, &early, &tenants);
     scheduler.beat(at("2026-01-01T00:00:00Z")).await.unwrap();
 
     tenants.set(&[("acme", Tz::UTC)]);
@@ -392,15 +360,15 @@ async fn a_tenant_that_is_not_listed_has_no_ticks_and_starts_anew_when_it_is_bac
     assert_eq!(who(&suspended), ["acme"]);
     assert_eq!(back, []);
     assert_eq!(who(&next), ["acme", "birch"]);
-    db.drop().await;
+    db.close().await;
 }
 
 /// CRON-6
 #[tokio::test]
 async fn a_paused_schedule_skips_its_ticks_and_does_not_make_them_good() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let tidy = nightly("run_each");
-    let scheduler = db.scheduler(&tidy, &TenantList::default());
+    let scheduler = node(&db, &tidy, &TenantList::default());
     scheduler.beat(at("2026-01-01T00:00:00Z")).await.unwrap();
     assert!(scheduler::pause(&db.pool, "nightly", at("2026-01-01T01:00:00Z")).await.unwrap());
     assert!(!scheduler::pause(&db.pool, "nightly", at("2026-01-01T01:01:00Z")).await.unwrap());
@@ -410,23 +378,23 @@ async fn a_paused_schedule_skips_its_ticks_and_does_not_make_them_good() {
     // No scheduler runs at the second night of the pause.
     assert!(scheduler::resume(&db.pool, "nightly", at("2026-01-02T12:00:00Z")).await.unwrap());
     assert!(!scheduler::resume(&db.pool, "nightly", at("2026-01-02T12:00:00Z")).await.unwrap());
-    let firings = db.scheduler(&tidy, &TenantList::default()).beat(at("2026-01-03T02:00:00Z")).await.unwrap();
+    let firings = node(&db, &tidy, &TenantList::default()).beat(at("2026-01-03T02:00:00Z")).await.unwrap();
 
     assert_eq!(ticks(&firings), expected(&[("03 02:00", true)]));
-    assert_eq!(db.jobs().await.len(), 1);
-    db.drop().await;
+    assert_eq!(jobs(&db).await, 1);
+    db.close().await;
 }
 
 /// CRON-6
 #[tokio::test]
 async fn the_list_shows_the_next_firing_the_last_tick_and_the_pause() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let all = schedules(
         "[[schedule]]\nname = \"nightly\"\nkind = \"test.tidy\"\ncron = \"0 2 * * *\"\n[[schedule]]\nname = \"morning\"\n\
          kind = \"test.tidy\"\ncron = \"0 9 * * *\"\nper_tenant = true",
     );
     let tenants = TenantList::of(&[("acme", Tz::Europe__Stockholm), ("birch", Tz::America__New_York)]);
-    let scheduler = db.scheduler(&all, &tenants);
+    let scheduler = node(&db, &all, &tenants);
     scheduler.beat(at("2026-01-01T00:00:00Z")).await.unwrap();
     let fired = scheduler.beat(at("2026-01-01T02:00:01Z")).await.unwrap();
     let listed = tenants.schedule_tenants().await.unwrap();
@@ -443,18 +411,18 @@ async fn the_list_shows_the_next_firing_the_last_tick_and_the_pause() {
     let list = scheduler::list(&mut conn, &all, &listed, now).await.unwrap();
     assert_eq!((list[0].paused, list[1].paused, list[1].next), (false, true, None));
     drop(conn);
-    db.drop().await;
+    db.close().await;
 }
 
 /// CRON-6
 #[tokio::test]
 async fn running_one_now_uses_no_tick() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let all = schedules(
         "[[schedule]]\nname = \"nightly\"\nkind = \"test.tidy\"\ncron = \"0 2 * * *\"\n[[schedule]]\nname = \"morning\"\n\
          kind = \"test.sweep\"\ncron = \"0 9 * * *\"\nper_tenant = true",
     );
-    let scheduler = db.scheduler(&all, &TenantList::default());
+    let scheduler = node(&db, &all, &TenantList::default());
     scheduler.beat(at("2026-01-01T00:00:00Z")).await.unwrap();
     let mut conn = db.pool.acquire().await.unwrap();
     let tenants = ["acme".to_owned(), "birch".to_owned()];
@@ -468,15 +436,15 @@ async fn running_one_now_uses_no_tick() {
     let firings = scheduler.beat(at("2026-01-01T02:00:00Z")).await.unwrap();
     assert_eq!(ticks(&firings), expected(&[("01 02:00", true)]));
     drop(conn);
-    db.drop().await;
+    db.close().await;
 }
 
 /// CRON-2, PLAT-6
 #[tokio::test]
 async fn a_tick_whose_job_is_unfinished_from_the_tick_before_names_that_job() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let sweep = schedules("[[schedule]]\nname = \"sweep\"\nkind = \"test.sweep\"\ncron = \"0 * * * *\"");
-    let scheduler = db.scheduler(&sweep, &TenantList::default());
+    let scheduler = node(&db, &sweep, &TenantList::default());
     scheduler.beat(at("2026-01-01T00:30:00Z")).await.unwrap();
     let first = scheduler.beat(at("2026-01-01T01:00:00Z")).await.unwrap();
     let second = scheduler.beat(at("2026-01-01T02:00:00Z")).await.unwrap();
@@ -487,28 +455,28 @@ async fn a_tick_whose_job_is_unfinished_from_the_tick_before_names_that_job() {
         .await
         .unwrap();
     assert_eq!(jobs, [first[0].job_id, first[0].job_id]);
-    db.drop().await;
+    db.close().await;
 }
 
 #[tokio::test]
 async fn thousands_of_tenants_fire_in_one_beat() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let morning =
         schedules("[[schedule]]\nname = \"morning\"\nkind = \"test.tidy\"\ncron = \"0 9 * * *\"\nper_tenant = true");
     let names: Vec<_> = (0..1_234).map(|n| format!("tenant-{n}")).collect();
     let tenants = TenantList::of(&names.iter().map(|name| (name.as_str(), Tz::Europe__Stockholm)).collect::<Vec<_>>());
-    let scheduler = db.scheduler(&morning, &tenants);
+    let scheduler = node(&db, &morning, &tenants);
     scheduler.beat(at("2026-01-01T00:00:00Z")).await.unwrap();
     let firings = scheduler.beat(at("2026-01-01T08:00:00Z")).await.unwrap();
     assert_eq!(firings.len(), 1_234);
-    assert_eq!(db.jobs().await.len(), 1_234);
-    db.drop().await;
+    assert_eq!(jobs(&db).await, 1_234);
+    db.close().await;
 }
 
 #[tokio::test]
 async fn old_ticks_are_forgotten_but_never_the_latest() {
-    let db = Database::create().await;
-    let scheduler = db.scheduler(&nightly("skip"), &TenantList::default());
+    let db = Database::new().await;
+    let scheduler = node(&db, &nightly("skip"), &TenantList::default());
     db.pool
         .execute(
             "insert into queue.schedule_ticks (schedule, tenant, tick_at)
@@ -522,28 +490,30 @@ async fn old_ticks_are_forgotten_but_never_the_latest() {
         .await
         .unwrap();
     assert_eq!(left, [at("2025-01-01T00:00:00Z"), at("2025-12-31T00:00:00Z")]);
-    db.drop().await;
+    db.close().await;
 }
 
 /// CRON-2, CRON-3: the running scheduler, with its real clock, outlives a database that goes away and comes back.
 #[tokio::test]
 async fn a_running_scheduler_rides_out_a_database_that_goes_away() {
-    let db = Database::create().await;
+    let db = Database::new().await;
     let secondly =
         schedules("[[schedule]]\nname = \"s\"\nkind = \"test.tidy\"\ncron = \"* * * * * *\"\nmissed = \"run_each\"");
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(db.scheduler(&secondly, &TenantList::default()).run(shutdown.clone()));
+    let running = tokio::spawn(node(&db, &secondly, &TenantList::default()).run(shutdown.clone()));
     wait_for_ticks(&db, 1).await;
 
-    let away = format!("{}_away", db.name);
-    let cut = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", db.name);
-    execute(&db.server, format!("alter database {} with allow_connections false", db.name)).await;
-    execute(&db.server, cut).await;
+    let server = (*db.pool.connect_options()).clone().database("postgres");
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&db.pool).await.unwrap();
+    let away = format!("{name}_away");
+    let cut = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'");
+    execute(&server, format!("alter database {name} with allow_connections false")).await;
+    execute(&server, cut).await;
     // Renamed and back: for a moment there is no such database at all.
-    execute(&db.server, format!("alter database {} rename to {away}", db.name)).await;
+    execute(&server, format!("alter database {name} rename to {away}")).await;
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await; // long enough for a beat to fail
-    execute(&db.server, format!("alter database {away} rename to {}", db.name)).await;
-    execute(&db.server, format!("alter database {} with allow_connections true", db.name)).await;
+    execute(&server, format!("alter database {away} rename to {name}")).await;
+    execute(&server, format!("alter database {name} with allow_connections true")).await;
     let before = count_ticks(&db).await;
     wait_for_ticks(&db, before + 2).await;
 
@@ -558,11 +528,11 @@ async fn a_running_scheduler_rides_out_a_database_that_goes_away() {
     .await
     .unwrap();
     assert_eq!((ticks, jobs), (seconds, seconds));
-    db.drop().await;
+    db.close().await;
 }
 
 async fn count_ticks(db: &Database) -> i64 {
-    sqlx::query_scalar("select count(*) from queue.schedule_ticks").fetch_one(&db.pool).await.unwrap()
+    db.count("select count(*) from queue.schedule_ticks").await
 }
 
 async fn wait_for_ticks(db: &Database, count: i64) {
@@ -572,4 +542,9 @@ async fn wait_for_ticks(db: &Database, count: i64) {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await.expect("the scheduler fires each second");
+}
+
+async fn execute(server: &PgConnectOptions, sql: String) {
+    let mut db = PgConnection::connect_with(server).await.unwrap();
+    db.execute(AssertSqlSafe(sql)).await.unwrap();
 }
