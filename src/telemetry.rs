@@ -1,6 +1,8 @@
 //! What the processes tell about themselves: logs on standard error, metrics for Prometheus.
 
-use std::{collections::BTreeSet, io::IsTerminal, net::SocketAddr, sync::LazyLock, time::Duration};
+use std::{
+    backtrace::BacktraceStatus, collections::BTreeSet, io::IsTerminal, net::SocketAddr, sync::LazyLock, time::Duration,
+};
 
 use anyhow::Context;
 use axum::{Router, http::header, routing::get};
@@ -33,7 +35,23 @@ pub fn init_logs(log: &Log) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
         LogFormat::Pretty => lines.with_target(false).with_ansi(colours(&std::io::stderr())).try_init(),
     };
-    installed.map_err(|e| anyhow::anyhow!("could not start logging: {e}"))
+    installed.map_err(|e| anyhow::anyhow!("could not start logging: {e}"))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A panic is a log line like any other; with its backtrace if `RUST_BACKTRACE` asks for one.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let backtrace = std::backtrace::Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(
+        message = "a thread panicked",
+        panic = panic.payload_as_str().unwrap_or("without a message"),
+        location = panic.location().map(ToString::to_string),
+        thread = thread.name(),
+        backtrace,
+    );
 }
 
 /// Whether to colour what goes to this stream: a terminal, and nobody asked for plain text (<https://no-color.org>).

@@ -118,7 +118,8 @@ pub(super) async fn apply(db: &mut PgConnection, schema: &str) -> anyhow::Result
     let mut migrator: Migrator = sqlx::migrate!("./migrations/tenant");
     migrator.locking = false; // its lock is the database's; ours is the schema's, or the schema is not visible yet
     migrator.table_name = Cow::Owned(format!("{}._sqlx_migrations", quote(schema)));
-    migrator.run(&mut *db).await?;
+    // `run` would do the same, but its generic `Acquire` makes the future impossible to send between threads.
+    migrator.run_direct(None, &mut *db, false).await?;
     Ok(applied_count(db, schema).await? - before)
 }
 
