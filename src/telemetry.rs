@@ -193,18 +193,22 @@ mod tests {
     /// OPS-1
     #[test]
     fn queues_and_histograms_are_shown_and_an_empty_queue_goes_to_zero() {
+        // The recorder is the process's: other tests count in it too, on other queues.
         init_metrics();
         let mut known = BTreeSet::new();
-        record_queues(&mut known, vec![waiting("mailers", 7), waiting("reports", 1)]);
-        metrics::histogram!("queue_run_seconds", "kind" => "debug.noop", "queue" => "default").record(0.3);
+        record_queues(&mut known, vec![waiting("test-mailers", 7), waiting("test-reports", 1)]);
+        metrics::histogram!("queue_run_seconds", "kind" => "test.noop", "queue" => "test-reports").record(0.3);
         let text = render_metrics();
-        assert!(text.contains(r#"queue_depth{queue="mailers",state="available"} 7"#), "{text}");
-        assert!(text.contains(r#"queue_oldest_available_seconds{queue="mailers"} 1.5"#), "{text}");
-        assert!(text.contains(r#"queue_run_seconds_bucket{kind="debug.noop",queue="default",le="0.5"} 1"#), "{text}");
+        assert!(text.contains(r#"queue_depth{queue="test-mailers",state="available"} 7"#), "{text}");
+        assert!(text.contains(r#"queue_oldest_available_seconds{queue="test-mailers"} 1.5"#), "{text}");
+        assert!(
+            text.contains(r#"queue_run_seconds_bucket{kind="test.noop",queue="test-reports",le="0.5"} 1"#),
+            "{text}"
+        );
 
-        record_queues(&mut known, vec![waiting("reports", 1)]);
+        record_queues(&mut known, vec![waiting("test-reports", 1)]);
         let text = render_metrics();
-        assert!(text.contains(r#"queue_depth{queue="mailers",state="available"} 0"#), "{text}");
-        assert!(text.contains(r#"queue_depth{queue="reports",state="available"} 1"#), "{text}");
+        assert!(text.contains(r#"queue_depth{queue="test-mailers",state="available"} 0"#), "{text}");
+        assert!(text.contains(r#"queue_depth{queue="test-reports",state="available"} 1"#), "{text}");
     }
 }
