@@ -66,7 +66,7 @@ impl Job for RemindInvoice {
         };
         let at = ctx.app.clock.now();
         letter::insist(&ctx, || self.record(&ctx, &organization, (delivery, &response, at))).await?;
-        Ok(Verdict::done_with(json!({ "recipient": mail.to.as_str(), "response": response }))?)
+        Verdict::done_with(json!({ "recipient": mail.to.as_str(), "response": response }))
     }
 
     /// BILL-7: no further reminder of this invoice until an operator clears the failure.

@@ -287,7 +287,7 @@ mod tests {
         }
         let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
         let phone = Phone::parse("+46 70 123 45 67").unwrap();
-        assert_eq!(by_phone(&mut tx, sealer, &phone).await.unwrap(), [made.clone()]);
+        assert_eq!(by_phone(&mut tx, sealer, &phone).await.unwrap(), std::slice::from_ref(&made));
         assert_eq!(by_id(&mut tx, sealer, made.id).await.unwrap(), Some(made));
         let other = Phone::parse("070-765 43 21").unwrap();
         assert_eq!(by_phone(&mut tx, sealer, &other).await.unwrap(), []);
