@@ -239,6 +239,7 @@ async fn a_job_that_is_not_right_is_refused_by_field_and_nothing_is_stored() {
         ),
         (json!({"kind": "debug.append", "args": {"path": "\0", "line": "x"}}), vec!["args.path invalid"]),
         (json!([]), vec!["body invalid"]),
+        (json!(["debug.noop"]), vec!["body invalid"]),
     ] {
         let answer = world.post("/api/v1/jobs", body.clone()).await;
         assert_eq!(answer.problem(422, "validation"), fields, "{body}");
