@@ -169,6 +169,9 @@ impl Config {
         let layers = layers.build().context("could not put the configuration together")?;
         let mut config: Config = serde_path_to_error::deserialize(layers.clone()).map_err(|e| at_fault(&layers, e))?;
         config.environment = environment;
+        if config.http.public_url.is_empty() {
+            config.http.public_url = format!("http://{}", config.http.listen);
+        }
         config.check()?;
         Ok(config)
     }
@@ -182,7 +185,7 @@ impl Config {
 
     fn check(&self) -> anyhow::Result<()> {
         ensure!(self.database.max_connections >= 2, "database.max_connections must be at least 2");
-        ensure!(self.worker.lease_s >= 3, "worker.lease_s must be at least 3 seconds");
+        ensure!(self.worker.lease_s >= 1, "worker.lease_s must be at least 1 second");
         ensure!(self.worker.poll_ms >= 1, "worker.poll_ms must be at least 1 millisecond");
         ensure!(self.http.rate_limit_per_minute >= 1, "http.rate_limit_per_minute must be at least 1");
         if self.environment == Environment::Production {
@@ -335,6 +338,7 @@ mod tests {
         assert_eq!(config.environment, Environment::Development);
         assert_eq!(config.http.listen, "127.0.0.1:4000".parse().unwrap());
         assert_eq!(config.mail.mailbox_listen, Some("127.0.0.1:1025".parse().unwrap()));
+        assert_eq!(config.http.public_url, "http://127.0.0.1:4000");
         assert_eq!(config.http.base_domain, None);
         assert!(config.http.operator_token.is_none() && config.vault.keys.is_empty());
     }

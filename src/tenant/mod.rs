@@ -7,7 +7,6 @@
 mod create;
 mod migrate;
 mod roles;
-
 mod status;
 #[doc(hidden)]
 pub mod testing;
