@@ -5,7 +5,10 @@
 //! it can be corrected or tried again under the same key; only what was done is kept. An answer may show what is sealed
 //! elsewhere (a company's phone, a new API key), so it is kept sealed.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -34,6 +37,8 @@ use crate::{
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MAX_KEY_LENGTH: usize = 255;
+/// Longer than a connection needs to roll a dropped transaction back.
+const ROLLBACK_TAKES: Duration = Duration::from_millis(50);
 
 /// A request's key, before its body was read.
 pub struct Key {
@@ -144,8 +149,8 @@ pub async fn begin_tenant(state: &ApiState, caller: &Caller, key: Option<&Idempo
 
 /// Begins work on the control plane or the queue; what it may touch there is up to the handler.
 pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&Idempotency>) -> Result<Begun, Problem> {
-    let mut tx = state.app.db.begin().await?;
     let Some(key) = key else {
+        let tx = state.app.db.begin().await?;
         return Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: None }));
     };
     let keep = Keep {
@@ -154,24 +159,31 @@ pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&I
         key: key.clone(),
         vault: state.app.vault.clone(),
     };
-    let now = state.app.clock.now();
-    match idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await? {
-        Begin::New => Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: Some(keep) })),
-        Begin::Replay(kept) => {
-            let mut response = keep.open(kept)?.into_response();
-            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-            Ok(Begun::Answered(response))
+    for last_try in [false, false, true] {
+        let mut tx = state.app.db.begin().await?;
+        let now = state.app.clock.now();
+        let begun = idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await?;
+        if begun == Begin::New {
+            return Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: Some(keep) }));
         }
-        Begin::InProgress => Err(Problem::new(
-            ProblemType::IdempotencyInProgress,
-            "a request with this Idempotency-Key is being worked on",
-        )
-        .retry_after(1)),
-        Begin::Mismatch => Err(Problem::new(
-            ProblemType::IdempotencyMismatch,
-            "this Idempotency-Key was used with another method, address or body",
-        )),
+        tx.rollback().await?;
+        match begun {
+            Begin::Replay(kept) => {
+                let mut response = keep.open(kept)?.into_response();
+                response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+                return Ok(Begun::Answered(response));
+            }
+            Begin::Mismatch => {
+                let detail = "this Idempotency-Key was used with another method, address or body";
+                return Err(Problem::new(ProblemType::IdempotencyMismatch, detail));
+            }
+            // A request that was refused is answered before its rollback has reached the database.
+            _ if !last_try => tokio::time::sleep(ROLLBACK_TAKES).await,
+            _ => break,
+        }
     }
+    let detail = "a request with this Idempotency-Key is being worked on";
+    Err(Problem::new(ProblemType::IdempotencyInProgress, detail).retry_after(1))
 }
 
 impl Work {
