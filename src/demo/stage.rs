@@ -1,0 +1,167 @@
+//! Everything that Backroom is, in one process: mailbox, API, worker, scheduler, on one database.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use backroom_queue::{
+    Registry, Worker, WorkerConfig,
+    scheduler::{Scheduler, TenantZone, Tenants},
+};
+use futures::{FutureExt, future::BoxFuture};
+use secrecy::SecretString;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, Environment},
+    context::{self, App},
+    domain::{Clock, Organization},
+    http, jobs,
+    mail::mailbox::{Mailbox, MailboxRules, mailbox_allowed},
+    telemetry, tenant, vault,
+};
+
+/// A free port of this machine.
+const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+/// The configuration of a demo: as everywhere, except for keys and a mailbox of its own.
+pub fn config() -> anyhow::Result<Config> {
+    let mut config = Config::load()?;
+    ensure!(
+        config.environment == Environment::Development,
+        "the demo makes up customers and reminds them, which is nothing for production: unset BACKROOM_ENV"
+    );
+    config.vault.keys = vec![SecretString::from(vault::generate_key())];
+    config.vault.index_key = Some(SecretString::from(vault::generate_index_key()));
+    config.jobs.debug_kinds = true;
+    Ok(config)
+}
+
+/// The running parts.
+pub struct Stage {
+    pub app: Arc<App>,
+    pub registry: Arc<Registry<App>>,
+    pub mailbox: Mailbox,
+    /// Where the API listens.
+    pub address: SocketAddr,
+    /// Whether that is where it was told to listen.
+    pub as_configured: bool,
+    /// `PostgreSQL 15.4`
+    pub database: String,
+    shutdown: CancellationToken,
+    parts: JoinSet<anyhow::Result<()>>,
+}
+
+impl Stage {
+    /// Mailbox, migrated database and API. No job runs before [`Stage::work`].
+    pub async fn open(mut config: Config) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let shutdown = CancellationToken::new();
+        ensure!(mailbox_allowed(config.environment), "the demo's mailbox is not allowed to run here");
+        let mailbox = Mailbox::start(ANY_PORT.into(), MailboxRules::default(), clock.clone(), shutdown.clone());
+        let mailbox = mailbox.await.context("could not start a mail server on 127.0.0.1")?;
+        config.mail.smtp_url = SecretString::from(mailbox.url());
+        config.mail.mailbox_listen = Some(mailbox.addr());
+
+        let wanted = config.http.listen;
+        let listener = match TcpListener::bind(wanted).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind(SocketAddr::from(ANY_PORT)).await.context("no port of 127.0.0.1 is free")?,
+        };
+        let address = listener.local_addr()?;
+        config.http.public_url = format!("http://{address}");
+
+        let app = App::connect(config, clock).await?;
+        let database = migrate(&app).await?;
+        let registry = Arc::new(jobs::registry(&app.config));
+        let schedules = Arc::new(context::schedules(&app.config, &registry)?);
+        let mut parts = JoinSet::new();
+        let serve =
+            http::serve(app.clone(), registry.clone(), schedules, listener, Some(mailbox.clone()), shutdown.clone());
+        parts.spawn(async { serve.await.context("the API failed") });
+        let sampler = telemetry::sample_queues(app.db.clone(), shutdown.clone());
+        parts.spawn(sampler.map(Ok));
+        let as_configured = address == wanted;
+        Ok(Self { app, registry, mailbox, address, as_configured, database, shutdown, parts })
+    }
+
+    /// Starts the worker, all queues, and the scheduler, for this organization alone. Answers the queues' names.
+    pub fn work(&mut self, organization: &Organization) -> anyhow::Result<Vec<String>> {
+        let settings = &self.app.config.worker;
+        let queues = settings.queues.iter().filter(|(_, jobs)| **jobs > 0).map(|(name, jobs)| (name.clone(), *jobs));
+        let config = WorkerConfig {
+            queues: queues.collect(),
+            lease: Duration::from_secs(settings.lease_s),
+            poll_interval: Duration::from_millis(settings.poll_ms),
+            shutdown_timeout: Duration::from_secs(2),
+            listen: settings.listen,
+            ..WorkerConfig::default()
+        };
+        let names = config.queues.keys().cloned().collect();
+        let worker = Worker::new(self.app.db.clone(), self.registry.clone(), self.app.clone(), config);
+        let worker = worker.run(self.shutdown.clone());
+        self.parts.spawn(async { worker.await.context("the worker failed") });
+
+        let schedules = context::schedules(&self.app.config, &self.registry)?;
+        let tenants = Arc::new(Alone {
+            tenant: organization.slug.as_str().to_owned(),
+            time_zone: organization.time_zone,
+        });
+        let scheduler = Scheduler::new(self.app.db.clone(), schedules, tenants).run(self.shutdown.clone());
+        self.parts.spawn(scheduler.map(Ok));
+        Ok(names)
+    }
+
+    /// Returns when a part has failed; never, as long as all is well.
+    pub async fn failure(&mut self) -> anyhow::Error {
+        match self.parts.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(panic)) => anyhow::Error::from(panic).context("a part of the demo broke down"),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a part of the demo stopped by itself"),
+        }
+    }
+
+    /// Lets every part finish, for a few seconds.
+    pub async fn close(mut self) {
+        self.shutdown.cancel();
+        let all = async { while self.parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+            tracing::warn!("some parts of the demo did not stop in time");
+        }
+    }
+}
+
+/// Migrates, and refuses a database whose waiting work is somebody else's: the demo's worker would do it, and its mail
+/// would end in the demo's mailbox. Answers what the database is.
+async fn migrate(app: &App) -> anyhow::Result<String> {
+    tenant::migrate_platform(&app.db).await.context("could not migrate the database")?;
+    let reports = tenant::migrate_all(&app.db, 2, |_| {}).await?;
+    if let Some((schema, error)) = reports.iter().find_map(|report| Some((&report.schema, report.error.as_ref()?))) {
+        anyhow::bail!("schema {schema} could not be migrated: {error}");
+    }
+    let (version, foreign): (String, i64) = sqlx::query_as(
+        "select split_part(current_setting('server_version'), ' ', 1),
+                (select count(*) from queue.jobs where not held and (tenant is null or tenant !~ '^demo(-[0-9]+)?$'))",
+    )
+    .fetch_one(&app.db)
+    .await?;
+    ensure!(
+        foreign == 0,
+        "this database has {foreign} unfinished jobs that are not the demo's, and the demo's worker would run them: \
+         give the demo a database of its own (unset DATABASE_URL, or name an empty database there)"
+    );
+    Ok(format!("PostgreSQL {version}"))
+}
+
+/// One organization, whatever others the database has.
+struct Alone {
+    tenant: String,
+    time_zone: chrono_tz::Tz,
+}
+
+impl Tenants for Alone {
+    fn schedule_tenants(&self) -> BoxFuture<'_, anyhow::Result<Vec<TenantZone>>> {
+        let zone = TenantZone { tenant: self.tenant.clone(), time_zone: self.time_zone };
+        std::future::ready(Ok(vec![zone])).boxed()
+    }
+}
