@@ -12,6 +12,7 @@ use sqlx::{
 use crate::{
     config::{Config, Database},
     domain::Clock,
+    mail::{Mailer, MailerOptions},
     vault::Vault,
 };
 
@@ -20,6 +21,7 @@ pub struct App {
     pub config: Config,
     pub db: PgPool,
     pub vault: Vault,
+    pub mailer: Mailer,
     pub clock: Clock,
 }
 
@@ -30,8 +32,14 @@ impl App {
     /// Says what to set when there is no vault key (VAULT-6) or no database, and why the database refused.
     pub async fn connect(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
         let vault = Vault::from_keys(&config.vault.keys, config.vault.index_key.as_ref())?;
+        let mailer = Mailer::new(MailerOptions {
+            smtp_url: config.mail.smtp_url.clone(),
+            from: config.mail.from.clone(),
+            message_id_domain: config.mail.message_id_domain.clone(),
+            timeout: Duration::from_secs(config.mail.timeout_s),
+        })?;
         let db = connect(&config.database).await?;
-        Ok(Arc::new(Self { config, db, vault, clock }))
+        Ok(Arc::new(Self { config, db, vault, mailer, clock }))
     }
 }
 

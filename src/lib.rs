@@ -1,5 +1,6 @@
 //! Backroom: a multi-tenant worker platform for the back office.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod context;

@@ -72,7 +72,6 @@ create table deliveries (
     purpose      text        not null,        -- 'reminder:<invoice>:<stage>', 'escalation:<invoice>'
     message_id   text        not null,
     recipient    text        not null,
-    subject      text        not null,
     state        text        not null default 'pending',
     claimed_by   uuid,                        -- the job that is sending it now
     claimed_until timestamptz,

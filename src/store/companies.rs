@@ -1,12 +1,14 @@
 //! `companies`. Phone and contact are sealed; the phone is found again by its blind index.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use sqlx::{PgConnection, QueryBuilder};
 use uuid::Uuid;
 
 use super::{Page, Sealer, StoreError, stored};
-use crate::domain::{Company, EmailAddress, NewCompany, OrgNumber, Phone};
+use crate::domain::{Company, EmailAddress, Language, NewCompany, OrgNumber, Phone};
 
 const TABLE: &str = "companies";
 const CONSTRAINTS: &[(&str, &str, &str)] =
@@ -156,6 +158,36 @@ pub async fn by_org_number(
     .fetch_optional(db)
     .await?;
     row.map(|row| row.open(sealer)).transpose()
+}
+
+/// Whom a company's mail goes to: nothing that is sealed.
+#[derive(Clone, Debug)]
+pub struct Addressee {
+    pub name: String,
+    pub email: EmailAddress,
+    pub language: Language,
+}
+
+/// The addressees of these companies, by company.
+pub async fn addressees(db: &mut PgConnection, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Addressee>, StoreError> {
+    let rows =
+        sqlx::query!("select id, name, email, language from companies where id = any($1)", &ids).fetch_all(db).await?;
+    rows.into_iter()
+        .map(|row| {
+            let addressee = Addressee {
+                name: row.name,
+                email: stored("companies.email", &row.email)?,
+                language: stored("companies.language", &row.language)?,
+            };
+            Ok((row.id, addressee))
+        })
+        .collect()
+}
+
+/// The addressee of a company that is known to exist.
+pub async fn addressee(db: &mut PgConnection, id: Uuid) -> Result<Addressee, StoreError> {
+    let found = addressees(db, vec![id]).await?.remove(&id);
+    found.ok_or(StoreError::NotFound { what: "company", id })
 }
 
 /// VAULT-3: found by the blind index, without opening any row but the answer.

@@ -13,7 +13,6 @@ pub struct NewDelivery<'a> {
     pub purpose: &'a str,
     pub message_id: &'a str,
     pub recipient: &'a str,
-    pub subject: &'a str,
 }
 
 /// Who wants to send it, and until when others leave it to them.
@@ -28,7 +27,11 @@ pub struct Claimant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// It is the claimant's to send.
-    Granted { id: Uuid },
+    Granted {
+        id: Uuid,
+        /// When the message was first claimed: its date, whatever attempt this is.
+        since: DateTime<Utc>,
+    },
     /// It reached the server before; never again.
     AlreadySent { id: Uuid, at: DateTime<Utc> },
     /// Another job is sending it.
@@ -66,7 +69,6 @@ pub struct Delivery {
     pub purpose: String,
     pub message_id: String,
     pub recipient: String,
-    pub subject: String,
     pub state: DeliveryState,
     pub attempts: u32,
     /// The mail server's last words.
@@ -78,29 +80,27 @@ pub struct Delivery {
 /// Claims the message of this purpose, writing its row if it is the first to ask. A job may claim again what it claimed
 /// before: that is a retry, or a rescue after a crash.
 pub async fn claim(db: &mut PgConnection, new: &NewDelivery<'_>, claimant: Claimant) -> Result<Claim, StoreError> {
-    let granted = sqlx::query_scalar!(
-        "insert into deliveries as d (id, purpose, message_id, recipient, subject, state, claimed_by, claimed_until,
-             attempts, created_at)
-         values ($1, $2, $3, $4, $5, 'sending', $6, $7, 1, $8)
+    let granted = sqlx::query!(
+        "insert into deliveries as d (id, purpose, message_id, recipient, state, claimed_by, claimed_until, attempts,
+             created_at)
+         values ($1, $2, $3, $4, 'sending', $5, $6, 1, $7)
          on conflict (purpose) do update set state = 'sending', claimed_by = excluded.claimed_by,
-             claimed_until = excluded.claimed_until, recipient = excluded.recipient, subject = excluded.subject,
-             attempts = d.attempts + 1
+             claimed_until = excluded.claimed_until, recipient = excluded.recipient, attempts = d.attempts + 1
          where d.state = 'pending'
-            or (d.state = 'sending' and (d.claimed_by = excluded.claimed_by or d.claimed_until <= $8))
-         returning id",
+            or (d.state = 'sending' and (d.claimed_by = excluded.claimed_by or d.claimed_until <= $7))
+         returning id, created_at",
         Uuid::now_v7(),
         new.purpose,
         new.message_id,
         new.recipient,
-        new.subject,
         claimant.job_id,
         claimant.until,
         claimant.now
     )
     .fetch_optional(&mut *db)
     .await?;
-    if let Some(id) = granted {
-        return Ok(Claim::Granted { id });
+    if let Some(row) = granted {
+        return Ok(Claim::Granted { id: row.id, since: row.created_at });
     }
     let row = sqlx::query!(
         "select id, state, claimed_until, response, sent_at from deliveries where purpose = $1",
@@ -173,7 +173,7 @@ pub async fn reopen(db: &mut PgConnection, purpose: &str) -> Result<bool, StoreE
 
 pub async fn by_purpose(db: &mut PgConnection, purpose: &str) -> Result<Option<Delivery>, StoreError> {
     let row = sqlx::query!(
-        "select id, purpose, message_id, recipient, subject, state, attempts, response, created_at, sent_at
+        "select id, purpose, message_id, recipient, state, attempts, response, created_at, sent_at
          from deliveries where purpose = $1",
         purpose
     )
@@ -185,7 +185,6 @@ pub async fn by_purpose(db: &mut PgConnection, purpose: &str) -> Result<Option<D
             purpose: row.purpose,
             message_id: row.message_id,
             recipient: row.recipient,
-            subject: row.subject,
             state: stored("deliveries.state", &row.state)?,
             attempts: super::count("deliveries.attempts", row.attempts)?,
             response: row.response,

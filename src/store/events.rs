@@ -45,6 +45,25 @@ pub async fn append(db: &mut PgConnection, event: &NewEvent<'_>, now: DateTime<U
     Ok(id)
 }
 
+/// Appends many in one statement.
+pub async fn append_many(db: &mut PgConnection, events: &[NewEvent<'_>], now: DateTime<Utc>) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into events (id, topic, kind, payload, actor, created_at)
+         select e.id, e.topic, e.kind, e.payload, e.actor, $6
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::text[])
+              as e (id, topic, kind, payload, actor)",
+        &events.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.topic.clone()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.kind.to_owned()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.payload.clone()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.actor.to_owned()).collect::<Vec<_>>(),
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// A topic's events, or all.
 pub async fn page(db: &mut PgConnection, topic: Option<&str>, page: Page) -> Result<Vec<Event>, StoreError> {
     let mut query = QueryBuilder::new("select id, topic, kind, payload, actor, created_at from events where true");

@@ -308,17 +308,28 @@ pub async fn overdue_page(
     rows.into_iter().map(|row| row.with_items(Vec::new())).collect()
 }
 
-/// Marks those that are still open as overdue. Answers how many changed.
-pub async fn mark_overdue(db: &mut PgConnection, ids: &[Uuid], now: DateTime<Utc>) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
+/// How many invoices all pages of [`overdue_page`] hold together.
+pub async fn overdue_count(db: &mut PgConnection, today: NaiveDate) -> Result<u64, StoreError> {
+    let count = sqlx::query_scalar!(
+        "select count(*) from invoices
+         where status in ('sent', 'unpaid', 'overdue') and dunning_ended_at is null and due_date < $1",
+        today
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(count.unwrap_or(0).unsigned_abs())
+}
+
+/// Marks those that are still open as overdue. Answers which changed.
+pub async fn mark_overdue(db: &mut PgConnection, ids: &[Uuid], now: DateTime<Utc>) -> Result<Vec<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!(
         "update invoices set status = 'overdue', updated_at = $2
-         where id = any($1) and status in ('sent', 'unpaid')",
+         where id = any($1) and status in ('sent', 'unpaid') returning id",
         ids,
         now
     )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_all(db)
+    .await?)
 }
 
 /// Records that reminder `stage` was sent. False if it was recorded before.

@@ -86,20 +86,29 @@ create table queue.held_tenants (
     held_at timestamptz not null default now()
 );
 
--- Schedules. A tick is a row: whoever inserts it first enqueues its job, in the same transaction.
+-- Schedules. A row exists for a schedule that is, or once was, paused.
 create table queue.schedules (
-    name       text primary key,
-    paused_at  timestamptz,
-    created_at timestamptz not null default now()
+    name      text primary key,
+    paused_at timestamptz
 );
+-- How far a schedule is decided, for each of its tenants ('' where it does not fan out). The row is the lock under which
+-- schedulers decide; a new one starts at the time it was first seen, so that nothing fires for the past.
+create table queue.schedule_cursors (
+    schedule      text        not null,
+    tenant        text        not null,
+    decided_until timestamptz not null,
+    primary key (schedule, tenant)
+);
+-- A tick is a row: whoever inserts it first enqueues its job, in the same transaction.
 create table queue.schedule_ticks (
     schedule text        not null,
-    tenant   text        not null default '',      -- '' where the schedule does not fan out
+    tenant   text        not null,
     tick_at  timestamptz not null,
-    job_id   uuid,                                 -- null: the tick was missed and its policy skipped it
+    job_id   uuid,                                 -- null: paused, or missed and skipped by its policy
     fired_at timestamptz not null default now(),
     primary key (schedule, tenant, tick_at)
 );
+create index schedule_ticks_schedule_tick_at_idx on queue.schedule_ticks (schedule, tick_at);
 
 -- Which tenant is asking? Null: the owner, who may enqueue for anybody. The host replaces this function
 -- when it lets less trusted roles through the door below.

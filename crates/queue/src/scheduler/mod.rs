@@ -1,1 +1,129 @@
-//! Schedules.
+//! Enqueues jobs by the clock.
+//!
+//! An apalis worker on an apalis-cron clock is the heartbeat; the database decides. At each beat a scheduler works out
+//! which ticks are owed since the stored cursor and, in one transaction, writes a row per tick, enqueues its job and moves
+//! the cursor. So any number of schedulers may run, a tick fires once, and what was missed while none ran is known.
+
+mod beat;
+mod cron;
+mod file;
+mod operate;
+mod schedule;
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use apalis::prelude::{Data, WorkerBuilder, WorkerError};
+use apalis_cron::{CronScheduler, Tick};
+use chrono::Utc;
+use chrono_tz::Tz;
+use futures::{FutureExt, future::BoxFuture};
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub use beat::{Decision, Firing};
+pub use cron::CronExpression;
+pub use file::{ScheduleError, Schedules};
+pub use operate::{ScheduleStatus, list, pause, resume, run_now};
+pub use schedule::{CATCH_UP_LIMIT, Due, DueTick, GRACE, Missed, Schedule, next_firings};
+
+/// How many tenants are decided, and how many jobs enqueued, at once.
+const BATCH: usize = 500;
+
+/// The longest rest after an error.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A tenant that schedules fan out to, and the zone that it lives by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantZone {
+    /// The opaque key that its jobs carry.
+    pub tenant: String,
+    pub time_zone: Tz,
+}
+
+/// Tells the scheduler whom schedules fan out to.
+///
+/// A tenant that is not listed gets no ticks. When it is listed again it starts anew, like one that was just created:
+/// nothing that fell into its absence is made good. So answer an error, never a part of the list.
+pub trait Tenants: Send + Sync {
+    fn schedule_tenants(&self) -> BoxFuture<'_, anyhow::Result<Vec<TenantZone>>>;
+}
+
+impl<F> Tenants for F
+where
+    F: Fn() -> BoxFuture<'static, anyhow::Result<Vec<TenantZone>>> + Send + Sync,
+{
+    fn schedule_tenants(&self) -> BoxFuture<'_, anyhow::Result<Vec<TenantZone>>> {
+        self()
+    }
+}
+
+/// One of any number of schedulers on a database.
+pub struct Scheduler {
+    pool: PgPool,
+    schedules: Schedules,
+    tenants: Arc<dyn Tenants>,
+    agenda: Mutex<beat::Agenda>,
+}
+
+impl Scheduler {
+    pub fn new(pool: PgPool, schedules: Schedules, tenants: Arc<dyn Tenants>) -> Self {
+        Self { pool, schedules, tenants, agenda: Mutex::default() }
+    }
+
+    /// Fires schedules until `shutdown`. Rides out every error with back-off. A firing that the shutdown interrupts is
+    /// rolled back and made good by the next scheduler.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let heart = Arc::new(Heart { scheduler: self, resting: Mutex::default() });
+        tracing::info!(schedules = heart.scheduler.schedules.iter().len(), "scheduler started");
+        loop {
+            // apalis-cron ends its worker when a tick is overdue, as after a suspended process: begin again.
+            match shutdown.run_until_cancelled(beats(heart.clone())).await {
+                None => break,
+                Some(Ok(())) => tracing::warn!("the scheduler's clock stopped; starting it again"),
+                Some(Err(error)) => tracing::warn!(%error, "the scheduler's clock failed; starting it again"),
+            }
+            if shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
+                break;
+            }
+        }
+        tracing::info!("scheduler stopped");
+    }
+}
+
+struct Heart {
+    scheduler: Scheduler,
+    /// Held while a beat goes on and through the rest after an error, whose length it remembers.
+    resting: Mutex<Duration>,
+}
+
+fn beats(heart: Arc<Heart>) -> BoxFuture<'static, Result<(), WorkerError>> {
+    let clock = WorkerBuilder::new("scheduler").backend(CronScheduler::new(EverySecond));
+    clock.data(heart).build(on_tick).run().boxed()
+}
+
+async fn on_tick(_: Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
+    let Ok(mut rest) = heart.resting.try_lock() else { return Ok(()) };
+    let beat = AssertUnwindSafe(heart.scheduler.beat(Utc::now())).catch_unwind();
+    match beat.await.unwrap_or_else(|_| Err(anyhow::anyhow!("a beat panicked"))) {
+        Ok(_) => *rest = Duration::ZERO,
+        Err(error) => {
+            *rest = (*rest * 2).clamp(Duration::from_secs(1), LONGEST_BACKOFF);
+            tracing::warn!(error = format!("{error:#}"), retry_in_s = rest.as_secs(), "schedules could not be fired");
+            tokio::time::sleep(*rest).await;
+        }
+    }
+    Ok(())
+}
+
+/// The clock's own schedule: each full second that is at least a quarter of a second away. A nearer one could be overdue
+/// when apalis-cron looks at it, which ends the worker.
+#[derive(Clone, Copy, Debug)]
+struct EverySecond;
+
+impl<Z> apalis_cron::Schedule<Z> for EverySecond {
+    fn next_tick(&mut self, _: &Z) -> Option<Tick<Z>> {
+        let soonest = Utc::now() + chrono::TimeDelta::milliseconds(250);
+        Some(Tick::new(u64::try_from(soonest.timestamp()).ok()? + 1))
+    }
+}
