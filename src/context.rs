@@ -3,6 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use backroom_queue::{
+    Registry,
+    scheduler::{Schedules, TenantZone, Tenants},
+};
+use futures::future::BoxFuture;
 use secrecy::ExposeSecret;
 use sqlx::{
     ConnectOptions, Connection, PgPool,
@@ -11,10 +16,14 @@ use sqlx::{
 
 use crate::{
     config::{Config, Database},
-    domain::Clock,
+    domain::{Clock, Organization},
     mail::{Mailer, MailerOptions},
+    store, tenant,
     vault::Vault,
 };
+
+/// What runs by the clock, unless `scheduler.file` names another file.
+const SCHEDULES: &str = include_str!("../config/schedules.toml");
 
 /// One process's parts, shared as `Arc<App>`; job handlers reach it as `ctx.app`.
 pub struct App {
@@ -31,6 +40,12 @@ impl App {
     /// # Errors
     /// Says what to set when there is no vault key (VAULT-6) or no database, and why the database refused.
     pub async fn connect(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
+        let db = connect(&config.database).await?;
+        Self::with_pool(config, db, clock)
+    }
+
+    /// As [`App::connect`], on a pool that is there already.
+    pub fn with_pool(config: Config, db: PgPool, clock: Clock) -> anyhow::Result<Arc<Self>> {
         let vault = Vault::from_keys(&config.vault.keys, config.vault.index_key.as_ref())?;
         let mailer = Mailer::new(MailerOptions {
             smtp_url: config.mail.smtp_url.clone(),
@@ -38,15 +53,57 @@ impl App {
             message_id_domain: config.mail.message_id_domain.clone(),
             timeout: Duration::from_secs(config.mail.timeout_s),
         })?;
-        let db = connect(&config.database).await?;
         Ok(Arc::new(Self { config, db, vault, mailer, clock }))
     }
+}
+
+/// The scheduler asks the application whom schedules fan out to.
+impl Tenants for App {
+    fn schedule_tenants(&self) -> BoxFuture<'_, anyhow::Result<Vec<TenantZone>>> {
+        Box::pin(schedule_tenants(&self.db))
+    }
+}
+
+/// The organizations in good standing, each with the clock it lives by.
+pub async fn schedule_tenants(db: &PgPool) -> anyhow::Result<Vec<TenantZone>> {
+    let organizations = store::organizations::active(&mut *db.acquire().await?).await?;
+    let zone = |o: Organization| TenantZone { tenant: o.slug.as_str().to_owned(), time_zone: o.time_zone };
+    Ok(organizations.into_iter().map(zone).collect())
+}
+
+/// The schedules in force, checked against the kinds of jobs.
+///
+/// # Errors
+/// Names the file and the line at fault (CRON-1).
+pub fn schedules(config: &Config, registry: &Registry<App>) -> anyhow::Result<Schedules> {
+    match &config.scheduler.file {
+        None => Schedules::parse(SCHEDULES, registry).context("config/schedules.toml is not in order"),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("could not read the schedules in {} (scheduler.file)", path.display()))?;
+            Schedules::parse(&text, registry).with_context(|| format!("{} is not in order", path.display()))
+        }
+    }
+}
+
+/// Refuses a database that lacks a migration of this program. One that has more is fine: old processes run on while a
+/// new release is migrated in.
+pub async fn check_migrated(db: &PgPool) -> anyhow::Result<()> {
+    let current = tenant::platform_is_current(db).await.context("could not see which migrations the database has")?;
+    anyhow::ensure!(current, "the database is not up to date: run `backroom migrate`");
+    Ok(())
 }
 
 /// The pool of one process. Looks once, so that a wrong address is told at once and in its own words.
 pub async fn connect(database: &Database) -> anyhow::Result<PgPool> {
     let options = options(database)?;
     probe(&options).await.with_context(|| refusal(&options))?;
+    pool(database)
+}
+
+/// The pool of one process, without a look at the database.
+pub fn pool(database: &Database) -> anyhow::Result<PgPool> {
+    let options = options(database)?;
     Ok(PgPoolOptions::new()
         .max_connections(database.max_connections)
         // A connection caches the catalogue of every organization it has met (68 MB after a thousand): recycle it.

@@ -1,1 +1,131 @@
-//! http
+//! The API and the pages: a file per resource, one shape of errors, no third parties. Every handler authenticates,
+//! validates, runs one transaction and answers.
+
+mod api_keys;
+mod auth;
+mod companies;
+mod cursor;
+mod edge;
+mod extract;
+mod health;
+mod idempotency;
+mod invoices;
+mod jobs;
+mod openapi;
+mod organizations;
+mod pages;
+mod problem;
+mod queues;
+mod rate_limit;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use anyhow::Context;
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use backroom_queue::{Registry, scheduler::Schedules};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+use self::{
+    auth::KnownKeys,
+    problem::{Problem, ProblemType},
+    rate_limit::RateLimit,
+};
+use crate::{context::App, mail::mailbox::Mailbox};
+
+/// What all requests share.
+pub struct Api {
+    app: Arc<App>,
+    registry: Arc<Registry<App>>,
+    schedules: Arc<Schedules>,
+    keys: KnownKeys,
+    rate_limit: RateLimit,
+    queues: BTreeSet<String>,
+    has_mailbox: bool,
+}
+
+/// As handlers get it.
+pub type ApiState = Arc<Api>;
+
+impl Api {
+    fn new(app: Arc<App>, registry: Arc<Registry<App>>, schedules: Arc<Schedules>, has_mailbox: bool) -> ApiState {
+        let configured = app.config.worker.queues.keys().cloned();
+        let queues = configured.chain(registry.queues().into_iter().map(str::to_owned)).collect();
+        let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
+        Arc::new(Self { app, registry, schedules, keys: KnownKeys::default(), rate_limit, queues, has_mailbox })
+    }
+
+    /// A queue that some worker may serve: configured, or a kind's own.
+    fn knows_queue(&self, queue: &str) -> bool {
+        self.queues.contains(queue)
+    }
+}
+
+/// Everything that is served.
+///
+/// Order of the layers, outermost first: the edge (ids, trace, the shape of errors), CORS, panics, time limit, identity.
+pub fn router(
+    app: Arc<App>,
+    registry: Arc<Registry<App>>,
+    schedules: Arc<Schedules>,
+    mailbox: Option<Mailbox>,
+) -> Router {
+    let state = Api::new(app, registry, schedules, mailbox.is_some());
+    let (api, document) = api(&state);
+    let http = &state.app.config.http;
+    api.merge(pages::routes(mailbox))
+        .merge(documentation(document))
+        .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
+        .layer(DefaultBodyLimit::max(http.body_limit_bytes))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::identify))
+        .layer(middleware::from_fn_with_state(state.clone(), edge::limit_time))
+        .layer(CatchPanicLayer::custom(edge::caught_panic))
+        .layer(edge::cors(&http.cors_origins))
+        .layer(middleware::from_fn(edge::pass))
+        .with_state(state)
+}
+
+/// The documented routes and their document.
+fn api(state: &ApiState) -> (Router<ApiState>, Value) {
+    let large_bodies = DefaultBodyLimit::max(state.app.config.http.import_body_limit_bytes);
+    let resources = OpenApiRouter::new()
+        .merge(jobs::routes())
+        .merge(jobs::bulk_routes().layer(large_bodies))
+        .merge(companies::routes())
+        .merge(invoices::routes())
+        .merge(api_keys::routes())
+        .merge(organizations::routes())
+        .merge(queues::routes());
+    let (router, document) = OpenApiRouter::with_openapi(openapi::base())
+        .nest("/api/v1", resources)
+        .merge(health::routes())
+        .split_for_parts();
+    (router, openapi::finish(&document, &state.registry))
+}
+
+/// The document and the page that browses it; both come with the program, nothing is loaded from elsewhere.
+fn documentation(document: Value) -> Router<ApiState> {
+    Router::from(SwaggerUi::new("/docs").external_url_unchecked("/api/v1/openapi.json", document))
+}
+
+/// Serves until `shutdown`, then lets the requests under way finish.
+pub async fn serve(
+    app: Arc<App>,
+    registry: Arc<Registry<App>>,
+    schedules: Arc<Schedules>,
+    listener: TcpListener,
+    mailbox: Option<Mailbox>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let router = router(app, registry, schedules, mailbox);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+        .context("the HTTP server ended")
+}

@@ -34,10 +34,25 @@ fn milliseconds<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::O
 /// Several processes may call it at once: sqlx serialises them with an advisory lock.
 pub async fn migrate_platform(db: &PgPool) -> anyhow::Result<()> {
     backroom_queue::migrator().run(db).await?;
+    platform_migrator().run(db).await?;
+    Ok(())
+}
+
+fn platform_migrator() -> Migrator {
     let mut platform = sqlx::migrate!("./migrations/platform");
     platform.dangerous_set_table_name("public._sqlx_migrations");
-    platform.run(db).await?;
-    Ok(())
+    platform
+}
+
+/// Whether every migration of the shared schemas that this program knows has been applied.
+pub async fn platform_is_current(db: &PgPool) -> sqlx::Result<bool> {
+    let mut db = db.acquire().await?;
+    for (schema, migrator) in [("queue", backroom_queue::migrator()), ("public", platform_migrator())] {
+        if applied_count(&mut db, schema).await? < migrator.iter().count() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Brings every organization's schema and [`TEMPLATE_SCHEMA`] up to date, `concurrency` at a time, telling `on_each`

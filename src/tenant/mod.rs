@@ -15,7 +15,7 @@ mod tx;
 pub use create::{CreateError, NewOrganization, create};
 #[doc(hidden)]
 pub use migrate::{Measurement, measure};
-pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform};
+pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform, platform_is_current};
 pub use names::{drop_organization_roles, role_name};
-pub use status::set_billing_status;
+pub use status::{set_billing_status, set_billing_status_in};
 pub use tx::{TenantTx, begin};

@@ -1,6 +1,6 @@
 //! Suspending and activating (TEN-5).
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     domain::{BillingStatus, Clock, Organization},
@@ -16,61 +16,25 @@ pub async fn set_billing_status(
     status: BillingStatus,
 ) -> Result<(Organization, u64), StoreError> {
     let mut tx = db.begin().await?;
-    let organization = organizations::set_billing_status(&mut tx, organization.id, status, clock.now()).await?;
-    let tenant = organization.slug.as_str();
-    let jobs = if organization.is_held() {
-        backroom_queue::hold_tenant(&mut tx, tenant).await?
-    } else {
-        backroom_queue::release_tenant(&mut tx, tenant).await?
-    };
+    let changed = set_billing_status_in(&mut tx, clock, organization, status).await?;
     tx.commit().await?;
-    tracing::info!(tenant, status = status.as_str(), jobs, "changed the organization's billing status");
-    Ok((organization, jobs))
+    Ok(changed)
 }
 
-#[cfg(test)]
-mod tests {
-    use backroom_queue::{JobFilter, NewJob, Unique, enqueue, list};
-
-    use super::*;
-    use crate::tenant::testing::TestDatabase;
-
-    fn job(tenant: &str) -> NewJob {
-        NewJob {
-            id: uuid::Uuid::now_v7(),
-            queue: "default".to_owned(),
-            kind: "debug.noop".to_owned(),
-            tenant: Some(tenant.to_owned()),
-            priority: 0,
-            run_at: None,
-            max_attempts: 1,
-            args: serde_json::json!({}),
-            unique: None::<Unique>,
-            trace: None,
-        }
-    }
-
-    /// TEN-5
-    #[tokio::test]
-    async fn a_suspended_organizations_jobs_are_held_and_activation_releases_them() {
-        let database = TestDatabase::new().await;
-        let clock = Clock::system();
-        let organization = database.organization("acme").await;
-        enqueue(&database.pool, &job("acme")).await.unwrap();
-        let held = async || {
-            let filter = JobFilter { limit: 10, ..JobFilter::default() };
-            list(&database.pool, &filter).await.unwrap().iter().filter(|job| job.held).count()
-        };
-
-        let (suspended, jobs) =
-            set_billing_status(&database.pool, &clock, &organization, BillingStatus::Suspended).await.unwrap();
-        enqueue(&database.pool, &job("acme")).await.unwrap();
-        assert!(suspended.is_held());
-        assert_eq!((jobs, held().await), (1, 2));
-
-        let (active, jobs) =
-            set_billing_status(&database.pool, &clock, &organization, BillingStatus::Active).await.unwrap();
-        assert!(!active.is_held());
-        assert_eq!((jobs, held().await), (2, 0));
-    }
+/// As [`set_billing_status`], in the caller's transaction.
+pub async fn set_billing_status_in(
+    db: &mut PgConnection,
+    clock: &Clock,
+    organization: &Organization,
+    status: BillingStatus,
+) -> Result<(Organization, u64), StoreError> {
+    let organization = organizations::set_billing_status(db, organization.id, status, clock.now()).await?;
+    let tenant = organization.slug.as_str();
+    let jobs = if organization.is_held() {
+        backroom_queue::hold_tenant(db, tenant).await?
+    } else {
+        backroom_queue::release_tenant(db, tenant).await?
+    };
+    tracing::info!(tenant, status = status.as_str(), jobs, "changed the organization's billing status");
+    Ok((organization, jobs))
 }

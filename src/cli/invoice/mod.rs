@@ -1,0 +1,40 @@
+//! `backroom invoice …`
+
+mod import;
+mod list;
+mod remind;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Subcommand;
+
+use super::{output::Output, session::Session};
+
+#[derive(Subcommand)]
+pub enum Invoice {
+    /// List an organization's invoices, newest first
+    #[command(after_help = "Example:\n  backroom invoice list --org acme --overdue")]
+    List(list::Args),
+    /// Remind an organization's customers of overdue invoices, now instead of at nine
+    #[command(after_help = "Example:\n  backroom invoice remind --org acme --dry-run")]
+    Remind(remind::Args),
+    /// Import invoices from a CSV file; lines that are in order go in, bad ones are named
+    #[command(after_help = "The header names number, org_number, company_name, company_email, language, issue_date, \
+        due_date, currency, description, quantity, unit_price and tax_rate. An invoice with several items has several \
+        lines in a row.\n\nExample:\n  backroom invoice import invoices.csv --org acme")]
+    Import {
+        /// CSV in UTF-8, separated by commas, or by semicolons with decimal commas
+        file: PathBuf,
+        /// Slug of the organization
+        #[arg(long)]
+        org: String,
+    },
+}
+
+pub async fn run(session: &Session, command: Invoice, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Invoice::List(args) => list::run(session, args, output).await,
+        Invoice::Remind(args) => remind::run(session, args, output).await,
+        Invoice::Import { file, org } => import::run(session, &file, &org, output).await,
+    }
+}

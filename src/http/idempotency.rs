@@ -1,0 +1,237 @@
+//! `Idempotency-Key` (API-3, draft-ietf-httpapi-idempotency-key-header): a POST that is repeated with the same key does
+//! its work once and gives the first answer again.
+//!
+//! Key, work and answer are one transaction. A call that is refused or fails leaves nothing behind, its key included, so
+//! it can be corrected or tried again under the same key; only what was done is kept. An answer may show what is sealed
+//! elsewhere (a company's phone, a new API key), so it is kept sealed.
+
+use std::ops::{Deref, DerefMut};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, Postgres, Transaction};
+use uuid::Uuid;
+
+use super::{
+    ApiState,
+    auth::Caller,
+    problem::{Problem, ProblemType},
+};
+use crate::{
+    domain::Organization,
+    store::idempotency::{self, Begin},
+    tenant::TenantTx,
+    vault::{Place, Vault},
+};
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const MAX_KEY_LENGTH: usize = 255;
+
+/// A request's key, before its body was read.
+pub struct Key {
+    key: String,
+    head: Sha256,
+}
+
+/// A request's key and what the request is: the same key with another fingerprint is a mistake.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    key: String,
+    fingerprint: [u8; 32],
+}
+
+impl Key {
+    /// The request's key, if it has one.
+    pub fn of(request: &Request) -> Result<Option<Self>, Problem> {
+        let Some(value) = request.headers().get(&KEY) else { return Ok(None) };
+        let key = value.to_str().ok().map(str::trim).filter(|key| (1..=MAX_KEY_LENGTH).contains(&key.len()));
+        let Some(key) = key else {
+            let message = format!("must have 1 to {MAX_KEY_LENGTH} visible ASCII characters");
+            return Err(Problem::field("Idempotency-Key", "invalid", message));
+        };
+        let mut head = Sha256::new();
+        for part in [request.method().as_str(), request.uri().path(), request.uri().query().unwrap_or_default()] {
+            head.update(part);
+            head.update([0]);
+        }
+        Ok(Some(Self { key: key.to_owned(), head }))
+    }
+
+    /// The key together with what the request says.
+    pub fn over(mut self, body: &[u8]) -> Idempotency {
+        self.head.update(body);
+        Idempotency { key: self.key, fingerprint: self.head.finalize().into() }
+    }
+}
+
+/// What a POST answers when it has done its work.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    status: StatusCode,
+    location: Option<String>,
+    body: String,
+}
+
+impl Answer {
+    pub fn new(status: StatusCode, body: &impl Serialize) -> Self {
+        Self { status, location: None, body: serde_json::to_string(body).expect("an answer has a JSON form") }
+    }
+
+    #[must_use]
+    pub fn at(mut self, location: impl Into<String>) -> Self {
+        self.location = Some(location.into());
+        self
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(location) = self.location.and_then(|location| HeaderValue::try_from(location).ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
+/// How a POST begins.
+pub enum Begun {
+    /// Do the work in here, then [`Work::finish`].
+    Fresh(Work),
+    /// It was done before: this is its answer.
+    Answered(Response),
+}
+
+/// The transaction of one POST. Dropped unfinished, it leaves nothing behind.
+pub struct Work {
+    tx: Reach,
+    keep: Option<Keep>,
+}
+
+/// Where the answer will be kept.
+struct Keep {
+    organization: Uuid,
+    slug: String,
+    key: Idempotency,
+    vault: Vault,
+}
+
+/// What the transaction reaches.
+enum Reach {
+    /// The control plane and the queue.
+    Platform(Transaction<'static, Postgres>),
+    /// The caller's own tables.
+    Tenant(TenantTx),
+}
+
+/// Begins work on the caller's own tables.
+pub async fn begin_tenant(state: &ApiState, caller: &Caller, key: Option<&Idempotency>) -> Result<Begun, Problem> {
+    let begun = begin(state, &caller.organization, key).await?;
+    let Begun::Fresh(Work { tx: Reach::Platform(tx), keep }) = begun else { return Ok(begun) };
+    let tx = TenantTx::enter(tx, &caller.organization).await?;
+    Ok(Begun::Fresh(Work { tx: Reach::Tenant(tx), keep }))
+}
+
+/// Begins work on the control plane or the queue; what it may touch there is up to the handler.
+pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&Idempotency>) -> Result<Begun, Problem> {
+    let mut tx = state.app.db.begin().await?;
+    let Some(key) = key else {
+        return Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: None }));
+    };
+    let keep = Keep {
+        organization: organization.id,
+        slug: organization.slug.as_str().to_owned(),
+        key: key.clone(),
+        vault: state.app.vault.clone(),
+    };
+    let now = state.app.clock.now();
+    match idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await? {
+        Begin::New => Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: Some(keep) })),
+        Begin::Replay(kept) => {
+            let mut response = keep.open(kept)?.into_response();
+            response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+            Ok(Begun::Answered(response))
+        }
+        Begin::InProgress => Err(Problem::new(
+            ProblemType::IdempotencyInProgress,
+            "a request with this Idempotency-Key is being worked on",
+        )
+        .retry_after(1)),
+        Begin::Mismatch => Err(Problem::new(
+            ProblemType::IdempotencyMismatch,
+            "this Idempotency-Key was used with another method, address or body",
+        )),
+    }
+}
+
+impl Work {
+    /// Keeps the answer under the request's key, commits, answers.
+    pub async fn finish(self, answer: Answer) -> Result<Response, Problem> {
+        match (self.keep, self.tx) {
+            (None, Reach::Platform(tx)) => tx.commit().await?,
+            (None, Reach::Tenant(tx)) => tx.commit().await?,
+            (Some(keep), tx) => {
+                let mut tx = match tx {
+                    Reach::Platform(tx) => tx,
+                    Reach::Tenant(tx) => tx.leave().await?,
+                };
+                idempotency::complete(&mut tx, keep.organization, &keep.key.key, &keep.seal(&answer)).await?;
+                tx.commit().await?;
+            }
+        }
+        Ok(answer.into_response())
+    }
+}
+
+impl Keep {
+    /// The row has no id of its own; the fingerprint binds the answer to its request.
+    fn place(&self) -> Place<'_> {
+        let row = Uuid::from_bytes(std::array::from_fn(|n| self.key.fingerprint[n]));
+        Place { organization: &self.slug, table: "idempotency_keys", column: "body", row }
+    }
+
+    fn seal(&self, answer: &Answer) -> idempotency::Answer {
+        idempotency::Answer {
+            status: answer.status.as_u16(),
+            location: answer.location.clone(),
+            content_type: Some("application/json".to_owned()),
+            body: self.vault.seal_text(&self.place(), &answer.body),
+        }
+    }
+
+    fn open(&self, kept: idempotency::Answer) -> Result<Answer, Problem> {
+        let body = self.vault.open_text(&self.place(), &kept.body).map_err(Problem::internal)?;
+        let status = StatusCode::from_u16(kept.status).map_err(Problem::internal)?;
+        Ok(Answer { status, location: kept.location, body: body.expose_secret().to_owned() })
+    }
+}
+
+impl Deref for Work {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match &self.tx {
+            Reach::Platform(tx) => tx,
+            Reach::Tenant(tx) => tx,
+        }
+    }
+}
+
+impl DerefMut for Work {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match &mut self.tx {
+            Reach::Platform(tx) => tx,
+            Reach::Tenant(tx) => tx,
+        }
+    }
+}

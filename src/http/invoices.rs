@@ -1,0 +1,444 @@
+//! Invoices and their reminders (BILL-3, BILL-7, BILL-8, BILL-10).
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::Response,
+};
+use chrono::{DateTime, NaiveDate, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    ApiState,
+    auth::{BillingRead, BillingWrite, Caller, May},
+    cursor::{self, Flag, Limit},
+    extract::{Id, NoBody, Posted, Query},
+    idempotency::{Answer, Begun, begin_tenant},
+    openapi::Problems,
+    problem::Problem,
+};
+use crate::{
+    domain::{
+        Currency, FieldErrors, Invoice, InvoiceStatus, Item, NewInvoice, NewItem,
+        invoice::{DEFAULT_PAYMENT_TERMS_DAYS, default_due_date},
+    },
+    store::{
+        Page,
+        events::{self, NewEvent},
+        invoices::{self, InvoiceFilter},
+    },
+    tenant,
+};
+
+const LIST: &str = "invoices";
+
+pub fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(show))
+        .routes(routes!(mark_paid))
+        .routes(routes!(cancel))
+        .routes(routes!(clear_reminder_failure))
+}
+
+/// An invoice to be stored. Subtotal, tax and total are the server's.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct InvoiceRequest {
+    /// Unique within the organization.
+    #[schema(max_length = 50, example = "2026-0042")]
+    number: String,
+    company_id: Uuid,
+    project_id: Option<Uuid>,
+    contract_id: Option<Uuid>,
+    /// `draft`, `sent` or `unpaid`; a draft if it is left out.
+    #[serde(default)]
+    status: InvoiceStatus,
+    /// ISO 4217; the organization's own if it is left out.
+    #[schema(example = "SEK")]
+    currency: Option<String>,
+    /// Today in the organization's time zone if it is left out.
+    issue_date: Option<NaiveDate>,
+    /// The issue date and the payment terms if it is left out.
+    due_date: Option<NaiveDate>,
+    /// 0 to 365; 30 if it is left out.
+    payment_terms_days: Option<i32>,
+    notes: Option<String>,
+    #[schema(min_items = 1, max_items = 200)]
+    items: Vec<ItemRequest>,
+}
+
+/// A line of an invoice to be stored. Amounts may be text (`"100.50"`), which is exact, or numbers.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ItemRequest {
+    #[schema(max_length = 500, example = "Consulting")]
+    description: String,
+    #[schema(value_type = String, example = "12.5")]
+    quantity: Decimal,
+    /// Before tax.
+    #[schema(value_type = String, example = "1150.00")]
+    unit_price: Decimal,
+    /// 0 to 1; 0.25 (25 %) if it is left out.
+    #[schema(value_type = Option<String>, example = "0.25")]
+    tax_rate: Option<Decimal>,
+}
+
+/// An invoice. Amounts are text, so that no reader rounds them.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Invoice)]
+struct InvoiceView {
+    id: Uuid,
+    number: String,
+    company_id: Uuid,
+    project_id: Option<Uuid>,
+    contract_id: Option<Uuid>,
+    status: InvoiceStatus,
+    #[schema(example = "SEK")]
+    currency: String,
+    issue_date: NaiveDate,
+    due_date: NaiveDate,
+    payment_terms_days: i32,
+    notes: Option<String>,
+    #[schema(value_type = String)]
+    subtotal: Decimal,
+    #[schema(value_type = String)]
+    tax: Decimal,
+    #[schema(value_type = String)]
+    total: Decimal,
+    paid_on: Option<NaiveDate>,
+    /// Reminders sent so far.
+    reminder_stage: u32,
+    last_reminder_sent_at: Option<DateTime<Utc>>,
+    /// A reminder could not be sent; none is sent until this is cleared.
+    reminder_failed_at: Option<DateTime<Utc>>,
+    reminder_error: Option<String>,
+    /// The last reminder went unanswered and an admin was told.
+    dunning_ended_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    items: Vec<ItemView>,
+}
+
+/// A line of an invoice.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InvoiceItem)]
+struct ItemView {
+    position: i32,
+    description: String,
+    #[schema(value_type = String)]
+    quantity: Decimal,
+    #[schema(value_type = String)]
+    unit_price: Decimal,
+    #[schema(value_type = String)]
+    tax_rate: Decimal,
+    #[schema(value_type = String)]
+    net: Decimal,
+    #[schema(value_type = String)]
+    tax: Decimal,
+}
+
+/// A page of invoices.
+#[derive(Serialize, ToSchema)]
+struct InvoicePage {
+    invoices: Vec<InvoiceView>,
+    /// For the next page; null on the last.
+    next_cursor: Option<String>,
+}
+
+/// When an invoice was paid.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Payment {
+    /// Today in the organization's time zone if it is left out.
+    paid_on: Option<NaiveDate>,
+}
+
+/// The order of a list of invoices.
+#[derive(Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    /// Oldest first.
+    #[default]
+    Created,
+    /// Newest first.
+    CreatedDesc,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    status: Option<InvoiceStatus>,
+    company_id: Option<Uuid>,
+    number: Option<String>,
+    /// `true`: owed, and due before today in the organization's time zone.
+    #[serde(default)]
+    #[param(value_type = bool, required = false)]
+    overdue: Flag,
+    /// Whether a reminder failed and waits to be cleared.
+    #[param(value_type = Option<bool>)]
+    reminder_failed: Option<Flag>,
+    #[serde(default)]
+    #[param(inline, required = false)]
+    sort: Sort,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// 1 to 200.
+    #[serde(default)]
+    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
+    limit: Limit,
+}
+
+impl From<Item> for ItemView {
+    fn from(Item { position, description, quantity, unit_price, tax_rate, net, tax }: Item) -> Self {
+        Self { position, description, quantity, unit_price, tax_rate, net, tax }
+    }
+}
+
+impl From<Invoice> for InvoiceView {
+    fn from(invoice: Invoice) -> Self {
+        Self {
+            id: invoice.id,
+            number: invoice.number,
+            company_id: invoice.company_id,
+            project_id: invoice.project_id,
+            contract_id: invoice.contract_id,
+            status: invoice.status,
+            currency: invoice.currency.as_str().to_owned(),
+            issue_date: invoice.issue_date,
+            due_date: invoice.due_date,
+            payment_terms_days: invoice.payment_terms_days,
+            notes: invoice.notes,
+            subtotal: invoice.subtotal,
+            tax: invoice.tax,
+            total: invoice.total,
+            paid_on: invoice.paid_on,
+            reminder_stage: invoice.reminder_stage,
+            last_reminder_sent_at: invoice.last_reminder_sent_at,
+            reminder_failed_at: invoice.reminder_failed_at,
+            reminder_error: invoice.reminder_error,
+            dunning_ended_at: invoice.dunning_ended_at,
+            created_at: invoice.created_at,
+            updated_at: invoice.updated_at,
+            items: invoice.items.into_iter().map(ItemView::from).collect(),
+        }
+    }
+}
+
+impl InvoiceRequest {
+    fn parse(self, caller: &Caller, today: NaiveDate) -> Result<NewInvoice, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let currency = match &self.currency {
+            Some(currency) => errors.check("currency", Currency::parse(currency)),
+            None => Some(caller.organization.settings.currency),
+        };
+        let Some(currency) = currency else { return Err(errors) };
+        let issue_date = self.issue_date.unwrap_or(today);
+        let payment_terms_days = self.payment_terms_days.unwrap_or(DEFAULT_PAYMENT_TERMS_DAYS);
+        let item = |item: ItemRequest| NewItem {
+            description: item.description,
+            quantity: item.quantity,
+            unit_price: item.unit_price,
+            tax_rate: item.tax_rate.unwrap_or(crate::domain::invoice::DEFAULT_TAX_RATE),
+        };
+        let invoice = NewInvoice {
+            number: self.number,
+            company_id: self.company_id,
+            project_id: self.project_id,
+            contract_id: self.contract_id,
+            status: self.status,
+            currency,
+            issue_date,
+            due_date: self.due_date.unwrap_or_else(|| default_due_date(issue_date, payment_terms_days)),
+            payment_terms_days,
+            notes: self.notes,
+            items: self.items.into_iter().map(item).collect(),
+        };
+        invoice.validate()?;
+        Ok(invoice)
+    }
+}
+
+fn today(state: &ApiState, caller: &Caller) -> NaiveDate {
+    state.app.clock.today(caller.organization.time_zone)
+}
+
+fn event<'a>(kind: &'a str, id: Uuid, payload: Value, actor: &'a str) -> NewEvent<'a> {
+    NewEvent { topic: format!("invoice:{id}"), kind, payload, actor }
+}
+
+/// Stores an invoice.
+#[utoipa::path(
+    post, path = "/invoices", tag = "invoices", operation_id = "create_invoice",
+    security(("api_key" = ["billing:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
+    request_body = InvoiceRequest,
+    responses((status = 201, description = "Stored", body = InvoiceView), Problems)
+)]
+async fn create(
+    State(state): State<ApiState>,
+    caller: May<BillingWrite>,
+    posted: Posted<InvoiceRequest>,
+) -> Result<Response, Problem> {
+    let invoice = posted.body.parse(&caller, today(&state, &caller))?;
+    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    let now = state.app.clock.now();
+    let invoice = invoices::insert(&mut work, &invoice, now).await.map_err(names_no_company)?;
+    let payload = json!({"number": invoice.number, "total": invoice.total, "currency": invoice.currency});
+    events::append(&mut work, &event("invoice.created", invoice.id, payload, &caller.actor()), now).await?;
+    let location = format!("/api/v1/invoices/{}", invoice.id);
+    work.finish(Answer::new(StatusCode::CREATED, &InvoiceView::from(invoice)).at(location)).await
+}
+
+/// A company that does not exist is a mistake in the request, not a collision with what is there.
+fn names_no_company(error: crate::store::StoreError) -> Problem {
+    match error {
+        crate::store::StoreError::Conflict { field: field @ ("company_id" | "due_date"), message } => {
+            Problem::field(field, "unknown", message)
+        }
+        other => other.into(),
+    }
+}
+
+/// Lists invoices.
+#[utoipa::path(
+    get, path = "/invoices", tag = "invoices", operation_id = "list_invoices",
+    security(("api_key" = ["billing:read"])),
+    params(ListParams),
+    responses((status = 200, body = InvoicePage), Problems)
+)]
+async fn list(
+    State(state): State<ApiState>,
+    caller: May<BillingRead>,
+    Query(params): Query<ListParams>,
+) -> Result<Json<InvoicePage>, Problem> {
+    let list = if params.sort == Sort::CreatedDesc { "invoices.created_desc" } else { LIST };
+    let page = Page {
+        after: cursor::decode(list, params.cursor.as_deref())?,
+        limit: params.limit.probe(),
+        newest_first: params.sort == Sort::CreatedDesc,
+    };
+    let filter = InvoiceFilter {
+        status: params.status,
+        company_id: params.company_id,
+        number: params.number,
+        overdue_on: params.overdue.0.then(|| today(&state, &caller)),
+        reminder_failed: params.reminder_failed.map(|flag| flag.0),
+    };
+    let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
+    let mut invoices = invoices::page(&mut tx, &filter, page).await?;
+    tx.commit().await?;
+    let next_cursor = params.limit.cut(list, &mut invoices, |invoice| invoice.id);
+    Ok(Json(InvoicePage { invoices: invoices.into_iter().map(InvoiceView::from).collect(), next_cursor }))
+}
+
+/// Shows an invoice.
+#[utoipa::path(
+    get, path = "/invoices/{id}", tag = "invoices", operation_id = "get_invoice",
+    security(("api_key" = ["billing:read"])),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = InvoiceView), Problems)
+)]
+async fn show(
+    State(state): State<ApiState>,
+    caller: May<BillingRead>,
+    Id(id): Id,
+) -> Result<Json<InvoiceView>, Problem> {
+    let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
+    let invoice = invoices::by_id(&mut tx, id).await?;
+    tx.commit().await?;
+    invoice.map(|invoice| Json(invoice.into())).ok_or_else(|| Problem::not_found("invoice"))
+}
+
+/// Records that an invoice was paid.
+#[utoipa::path(
+    post, path = "/invoices/{id}/mark-paid", tag = "invoices", operation_id = "mark_invoice_paid",
+    security(("api_key" = ["billing:write"])),
+    params(("id" = Uuid, Path)),
+    request_body = Payment,
+    responses((status = 200, body = InvoiceView), Problems)
+)]
+async fn mark_paid(
+    State(state): State<ApiState>,
+    caller: May<BillingWrite>,
+    Id(id): Id,
+    posted: Posted<Payment>,
+) -> Result<Response, Problem> {
+    let today = today(&state, &caller);
+    let paid_on = posted.body.paid_on.unwrap_or(today);
+    if paid_on > today || paid_on < today - chrono::Duration::days(3_660) {
+        return Err(Problem::field("paid_on", "out_of_range", "must not be in the future nor more than ten years ago"));
+    }
+    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    let now = state.app.clock.now();
+    let invoice = invoices::mark_paid(&mut work, id, paid_on, now).await?;
+    let invoice = invoice.ok_or_else(|| Problem::not_found("invoice"))?;
+    let payload = json!({"paid_on": paid_on});
+    events::append(&mut work, &event("invoice.paid", id, payload, &caller.actor()), now).await?;
+    work.finish(Answer::new(StatusCode::OK, &InvoiceView::from(invoice))).await
+}
+
+/// Cancels an invoice that is not paid.
+#[utoipa::path(
+    post, path = "/invoices/{id}/cancel", tag = "invoices", operation_id = "cancel_invoice",
+    security(("api_key" = ["billing:write"])),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = InvoiceView), Problems)
+)]
+async fn cancel(
+    State(state): State<ApiState>,
+    caller: May<BillingWrite>,
+    Id(id): Id,
+    posted: NoBody,
+) -> Result<Response, Problem> {
+    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    let now = state.app.clock.now();
+    let invoice =
+        invoices::set_status(&mut work, id, InvoiceStatus::Cancelled, today(&state, &caller), now).await?;
+    let invoice = invoice.ok_or_else(|| Problem::not_found("invoice"))?;
+    events::append(&mut work, &event("invoice.cancelled", id, json!({}), &caller.actor()), now).await?;
+    work.finish(Answer::new(StatusCode::OK, &InvoiceView::from(invoice))).await
+}
+
+/// Lets the next sweep remind again after a reminder could not be sent.
+#[utoipa::path(
+    post, path = "/invoices/{id}/clear-reminder-failure", tag = "invoices", operation_id = "clear_reminder_failure",
+    security(("api_key" = ["billing:write"])),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = InvoiceView), Problems)
+)]
+async fn clear_reminder_failure(
+    State(state): State<ApiState>,
+    caller: May<BillingWrite>,
+    Id(id): Id,
+    posted: NoBody,
+) -> Result<Response, Problem> {
+    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    let now = state.app.clock.now();
+    let cleared = invoices::clear_reminder_failure(&mut work, id, now).await?;
+    let invoice = invoices::by_id(&mut work, id).await?.ok_or_else(|| Problem::not_found("invoice"))?;
+    if !cleared {
+        return Err(Problem::conflict("no reminder of this invoice has failed; there is nothing to clear"));
+    }
+    events::append(&mut work, &event("invoice.reminder_failure_cleared", id, json!({}), &caller.actor()), now).await?;
+    work.finish(Answer::new(StatusCode::OK, &InvoiceView::from(invoice))).await
+}

@@ -1,0 +1,71 @@
+//! What a person sees in a browser besides the API's page: the welcome page, what a problem type means, and the
+//! development mailbox (MAIL-4).
+
+use askama::Template;
+use axum::{
+    Router,
+    extract::{Path, State},
+    response::Html,
+    routing::get,
+};
+
+use super::{
+    ApiState,
+    problem::{Problem, ProblemType},
+};
+use crate::mail::mailbox::{Mailbox, pages};
+
+/// The mailbox shows this many messages, newest first.
+const MAILBOX_PAGE: usize = 500;
+
+pub fn routes(mailbox: Option<Mailbox>) -> Router<ApiState> {
+    let router = Router::new().route("/", get(welcome)).route("/problems/{name}", get(problem_type));
+    match mailbox {
+        Some(mailbox) => router.merge(mailbox_routes(mailbox)),
+        None => router,
+    }
+}
+
+#[derive(Template)]
+#[template(path = "http/welcome.html")]
+struct Welcome {
+    environment: String,
+    public_url: String,
+    mailbox: bool,
+}
+
+async fn welcome(State(state): State<ApiState>) -> Result<Html<String>, Problem> {
+    let config = &state.app.config;
+    let page = Welcome {
+        environment: config.environment.to_string(),
+        public_url: config.http.public_url.clone(),
+        mailbox: state.has_mailbox,
+    };
+    page.render().map(Html).map_err(Problem::internal)
+}
+
+#[derive(Template)]
+#[template(path = "http/problem.html")]
+struct ProblemPage {
+    kind: ProblemType,
+}
+
+async fn problem_type(Path(name): Path<String>) -> Result<Html<String>, Problem> {
+    let kind = ProblemType::ALL.into_iter().find(|kind| kind.name() == name);
+    let kind = kind.ok_or_else(|| Problem::new(ProblemType::NotFound, "there is no problem type of this name"))?;
+    ProblemPage { kind }.render().map(Html).map_err(Problem::internal)
+}
+
+fn mailbox_routes(mailbox: Mailbox) -> Router<ApiState> {
+    let list = {
+        let mailbox = mailbox.clone();
+        move || async move { Html(pages::list(mailbox.len(), &mailbox.list(MAILBOX_PAGE))) }
+    };
+    let message = move |Path(id): Path<String>| async move {
+        let message = id.parse().ok().and_then(|id| mailbox.get(id));
+        message
+            .map(|message| Html(pages::message(&message)))
+            .ok_or_else(|| Problem::new(ProblemType::NotFound, "the mailbox has no message with this number"))
+    };
+    Router::new().route("/dev/mailbox", get(list)).route("/dev/mailbox/{id}", get(message))
+}
