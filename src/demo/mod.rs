@@ -148,7 +148,7 @@ async fn sealed(stage: &Stage, cast: &Cast) -> anyhow::Result<String> {
 
 /// A key of the demo's organization, as `backroom api-key create` makes it.
 async fn key(stage: &Stage, cast: &Cast) -> anyhow::Result<Api> {
-    let scopes = Scope::ALL.to_vec();
+    let scopes: Vec<String> = Scope::ALL.iter().map(|scope| scope.as_str().to_owned()).collect();
     let now = stage.app.clock.now();
     let mut db = stage.app.db.acquire().await?;
     let (_, key) = api_keys::create(&mut db, &cast.organization, "demo", &scopes, now).await?;

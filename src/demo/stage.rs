@@ -17,7 +17,7 @@ use crate::{
     context::{self, App},
     domain::{Clock, Organization},
     http, jobs,
-    mail::mailbox::{Mailbox, MailboxRules, mailbox_allowed},
+    mail::mailbox::{Mailbox, MailboxRules},
     telemetry, tenant, vault,
 };
 
@@ -57,7 +57,6 @@ impl Stage {
     pub async fn open(mut config: Config) -> anyhow::Result<Self> {
         let clock = Clock::system();
         let shutdown = CancellationToken::new();
-        ensure!(mailbox_allowed(config.environment), "the demo's mailbox is not allowed to run here");
         let mailbox = Mailbox::start(ANY_PORT.into(), MailboxRules::default(), clock.clone(), shutdown.clone());
         let mailbox = mailbox.await.context("could not start a mail server on 127.0.0.1")?;
         config.mail.smtp_url = SecretString::from(mailbox.url());
