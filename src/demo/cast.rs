@@ -18,7 +18,7 @@ use crate::{
     tenant::{self, CreateError, NewOrganization, TenantTx},
 };
 
-const NAME: &str = "Norrsken Ekonomibyrå AB";
+const NAME: &str = "Fyrvakten AB";
 const ACTOR: &str = "demo";
 
 /// Where an invoice stands when the curtain rises. Numbers are days.
@@ -103,7 +103,7 @@ async fn suspend_earlier_demos(app: &App) -> anyhow::Result<()> {
 /// The first of `demo`, `demo-2` … that is free.
 async fn found(app: &App) -> anyhow::Result<Organization> {
     let settings = Settings {
-        admin_emails: vec![EmailAddress::parse("karin.holm@norrsken.example")?],
+        admin_emails: vec![EmailAddress::parse("karin.holm@fyrvakten.example")?],
         payment: PaymentDetails {
             bankgiro: Some("5050-1055".to_owned()),
             iban: Some("SE45 5000 0000 0583 9825 7466".to_owned()),

@@ -77,22 +77,31 @@ impl Act<'_> {
 
     fn show_overdue(&self, plan: &[PlannedReminder]) {
         self.screen.step("What is overdue");
+        let days: Vec<String> = self.policy().iter().map(ToString::to_string).collect();
+        self.screen.say(&format!(
+            "Reminders go out {} days after the due date; a week after the last one an admin is told.",
+            days.join(", ")
+        ));
         use Column::{Left, Right};
-        let header =
-            [Left("INVOICE"), Left("COMPANY"), Right("AMOUNT"), Right("DAYS"), Right("STAGE"), Left("AND SO")];
-        let rows = plan.iter().map(|row| {
-            let stage = match (row.stage, row.escalate) {
-                (Some(stage), _) => stage.to_string(),
-                (None, true) => "end".to_owned(),
-                (None, false) => "–".to_owned(),
-            };
-            let days = row.days_overdue.to_string();
-            vec![row.number.clone(), row.company.clone(), row.amount.format(Language::En), days, stage, row.why.clone()]
-        });
-        self.screen.table(&header, rows);
+        let header = [Left("INVOICE"), Left("COMPANY"), Right("SEK"), Right("DAYS"), Right("NEXT"), Left("WHY")];
+        self.screen.table(&header, plan.iter().map(|row| self.overdue(row)));
         let rest = self.cast.invoices - plan.len();
-        self.screen.gap();
-        self.screen.say(&format!("{rest} more invoices are paid, not due yet, drafts or cancelled: nobody is bothered."));
+        self.screen.say(&format!("{rest} more are paid, not due yet, drafts or cancelled: nobody is bothered."));
+    }
+
+    fn overdue(&self, row: &PlannedReminder) -> Vec<String> {
+        let (next, why) = match row.stage {
+            Some(stage) => (stage.to_string(), format!("day {} has passed", self.policy()[stage as usize - 1])),
+            None if row.escalate => ("admin".to_owned(), "no reminder was answered".to_owned()),
+            None => ("–".to_owned(), row.why.replace(" is due on ", " on ")),
+        };
+        let amount = row.amount.format(Language::En);
+        let amount = amount.strip_prefix("SEK ").unwrap_or(&amount).to_owned();
+        vec![row.number.clone(), row.company.clone(), amount, row.days_overdue.to_string(), next, why]
+    }
+
+    fn policy(&self) -> &[u32] {
+        &self.cast.organization.settings.dunning_days
     }
 
     async fn sweep(&self, plan: &[PlannedReminder]) -> anyhow::Result<()> {
@@ -100,8 +109,8 @@ impl Act<'_> {
         let db = &self.stage.app.db;
         pause(db, QUEUE).await?;
         self.screen.say(&format!(
-            "The clock would do it at 09:00. We ask the API now, and pause the queue `{QUEUE}` first, to see what \
-             comes in:"
+            "Every day at 09:00 the clock enqueues a sweep. Here the API is asked for one, and queue `{QUEUE}` is \
+             paused first, to look at what comes in:"
         ));
         let order = json!({ "kind": SweepOverdue::KIND, "queue": "default" });
         self.screen.code(&format!("POST /api/v1/jobs  {order}"));
@@ -109,9 +118,14 @@ impl Act<'_> {
         let swept = self.ended("the sweep runs", id).await?;
         let swept: Swept = result_of(&swept)?;
         self.screen.say(&format!(
-            "{} open invoices are past their due date. Enqueued: {} reminders and {} notice to an admin, in the \
-             transaction that marked the invoices; {} are left alone today.",
-            swept.checked, swept.reminders, swept.escalations, swept.left_alone
+            "It looked at {} invoices, marked {} overdue and enqueued {} reminders and {} notice to an admin, all in \
+             one transaction; {} have to wait for their day. In queue `{QUEUE}`, paused: {} jobs.",
+            swept.checked,
+            swept.marked_overdue,
+            swept.reminders,
+            swept.escalations,
+            swept.left_alone,
+            self.jobs().await?.iter().filter(|job| job.queue == QUEUE && job.state == JobState::Available).count()
         ));
         let lucky = self.invoice(plan, self.cast.paid_in_time)?;
         self.screen.say(&format!("While they wait, {} pays invoice {}:", lucky.company, lucky.number));
@@ -130,18 +144,19 @@ impl Act<'_> {
         let mut letters = self.stage.mailbox.list(1000);
         letters.reverse();
         use Column::{Left, Right};
-        let header = [Left("INVOICE"), Right("STAGE"), Left("TO"), Left("SUBJECT"), Left("MESSAGE-ID")];
+        let header = [Right("STAGE"), Left("TO"), Left("SUBJECT"), Left("MESSAGE-ID")];
         let rows = letters.into_iter().map(|letter| {
-            let invoice = plan.iter().find(|row| {
-                checks::letters_for(&self.stage.app.mailer, organization, row).iter().any(|d| d.message_id == letter.message_id)
-            });
-            let stage = match invoice.and_then(|row| row.stage) {
-                Some(stage) => stage.to_string(),
-                None => "end".to_owned(),
+            let belongs = |row: &&PlannedReminder| {
+                let expected = checks::letters_for(&self.stage.app.mailer, organization, row);
+                expected.iter().any(|expected| expected.message_id == letter.message_id)
             };
-            let number = invoice.map_or_else(|| "–".to_owned(), |row| row.number.clone());
-            let start: String = letter.message_id.chars().take(9).collect();
-            vec![number, stage, letter.to.join(", "), letter.subject, format!("{start}…>")]
+            let stage = match plan.iter().find(belongs).map(|row| row.stage) {
+                Some(Some(stage)) => stage.to_string(),
+                Some(None) => "admin".to_owned(),
+                None => "✗".to_owned(),
+            };
+            let id: String = letter.message_id.chars().skip(1).take(8).collect();
+            vec![stage, letter.to.join(", "), letter.subject, format!("{id}…")]
         });
         self.screen.table(&header, rows);
         Ok(())
@@ -173,7 +188,7 @@ impl Act<'_> {
                     "✗ given up",
                     &format!(
                         "Invoice {number}, {to}. The server said “{reason}”, and that is final: no second attempt. \
-                         The invoice says so, and waits for an operator."
+                         The invoice is marked and waits for an operator (`POST …/clear-reminder-failure`)."
                     ),
                 ),
                 JobState::Cancelled => self.screen.fact(
@@ -220,14 +235,18 @@ impl Act<'_> {
         let duplicates = answered.iter().filter(|job| job["duplicate"] == true).count();
         self.all_ended("everything happens again").await?;
         let new_letters = self.stage.mailbox.accepted().len() - before;
-        let mut cancelled = 0;
+        let (mut enqueued, mut cancelled) = (0, 0);
         for job in answered.iter().filter(|job| job["duplicate"] == false) {
-            let record = backroom_queue::find(&self.stage.app.db, id_of(job)?, None).await?;
-            cancelled += usize::from(record.is_some_and(|job| job.state == JobState::Cancelled));
+            let job = backroom_queue::find(&self.stage.app.db, id_of(job)?, None).await?.context("a job has vanished")?;
+            if job.kind == SweepOverdue::KIND {
+                let swept: Swept = result_of(&job)?;
+                enqueued += swept.reminders + swept.escalations;
+            }
+            cancelled += usize::from(job.state == JobState::Cancelled);
         }
         self.screen.say(&format!(
-            "The second sweep was recognised as the first ({duplicates} duplicate), the first found nothing to enqueue, \
-             {cancelled} jobs looked and cancelled themselves. New mails: {new_letters}."
+            "Sweeps recognised as the same: {duplicates}. Reminders that the other one enqueued: {enqueued}. Jobs that \
+             looked and cancelled themselves: {cancelled}. New mails: {new_letters}."
         ));
         Ok(())
     }

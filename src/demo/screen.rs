@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, io::Write as _, time::Duration};
 
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Row, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::telemetry::colours;
@@ -44,7 +44,7 @@ impl Screen {
 
     /// A play has acts; each begins on a line of its own.
     pub fn act(self, number: &str, title: &str) {
-        let rule = "─".repeat(self.width.saturating_sub(number.chars().count() + title.chars().count() + 10));
+        let rule = "─".repeat(self.width.saturating_sub(number.chars().count() + title.chars().count() + 15));
         self.line("");
         self.line(&format!(
             " {}  {}  {}",
@@ -67,7 +67,7 @@ impl Screen {
 
     /// A short fact with its name.
     pub fn fact(self, name: &str, text: &str) {
-        self.hanging(&format!("{name:<15}"), text);
+        self.hanging(&format!("{name:<16}"), text);
     }
 
     /// A tick or a cross, and what it is for.
@@ -86,7 +86,7 @@ impl Screen {
         self.line("");
     }
 
-    /// A table without lines. A cell that begins with `✗` or `✓`, or is `–`, is coloured.
+    /// A table without lines. On a wide screen a row has one line, and what does not fit is cut. A lone `–` is dimmed.
     pub fn table(self, header: &[Column], rows: impl IntoIterator<Item = Vec<String>>) {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -101,7 +101,11 @@ impl Screen {
             Cell::new(title).add_attribute(Attribute::Dim)
         }));
         for row in rows {
-            table.add_row(row.into_iter().map(cell));
+            let mut row = Row::from(row.into_iter().map(cell));
+            if self.width == WIDEST {
+                row.max_height(1);
+            }
+            table.add_row(row);
         }
         for (number, column) in header.iter().enumerate() {
             if let (Column::Right(_), Some(set)) = (column, table.column_mut(number)) {
@@ -132,7 +136,7 @@ impl Screen {
         let indent = lead.chars().count();
         let room = self.width - MARGIN.len() - indent;
         let mut code = false;
-        for (number, line) in wrapped(text, room).iter().enumerate() {
+        for (number, line) in wrapped(text, room, !self.lively).iter().enumerate() {
             let lead = if number == 0 { self.lead(lead) } else { " ".repeat(indent) };
             self.line(&format!("{MARGIN}{lead}{}", self.marked(line, &mut code)));
         }
@@ -188,25 +192,17 @@ impl Drop for Waiting {
 }
 
 fn cell(text: String) -> Cell {
-    let colour = match text.chars().next() {
-        Some('✓') => Some(Color::Green),
-        Some('✗') => Some(Color::Red),
-        Some('↻') => Some(Color::Yellow),
-        _ => None,
-    };
-    match colour {
-        Some(colour) => Cell::new(text).fg(colour),
-        None if text == "–" => Cell::new(text).add_attribute(Attribute::Dim),
-        None => Cell::new(text),
-    }
+    let quiet = text == "–";
+    let cell = Cell::new(text);
+    if quiet { cell.add_attribute(Attribute::Dim) } else { cell }
 }
 
-/// Lines of at most `room` characters, broken at spaces. A longer word keeps a line to itself.
-fn wrapped(text: &str, room: usize) -> Vec<String> {
+/// Lines of at most `room` characters, broken at spaces. A longer word keeps a line to itself. Backticks may take room or not.
+fn wrapped(text: &str, room: usize, ticks: bool) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let line = lines.last_mut().expect("there is a line");
-        let visible = |s: &str| s.chars().filter(|c| *c != '`').count();
+        let visible = |s: &str| s.chars().filter(|c| ticks || *c != '`').count();
         if line.is_empty() {
             line.push_str(word);
         } else if visible(line) + 1 + visible(word) <= room {
@@ -225,9 +221,10 @@ mod tests {
 
     #[test]
     fn text_is_broken_at_spaces_and_long_words_are_left_whole() {
-        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("a http://127.0.0.1:4000/docs b", 10), ["a", "http://127.0.0.1:4000/docs", "b"]);
-        assert_eq!(wrapped("`a b` c", 5), ["`a b` c"], "backticks take no room");
+        assert_eq!(wrapped("one two three", 7, true), ["one two", "three"]);
+        assert_eq!(wrapped("a http://127.0.0.1:4000/docs b", 10, true), ["a", "http://127.0.0.1:4000/docs", "b"]);
+        assert_eq!(wrapped("`a b` c", 5, false), ["`a b` c"]);
+        assert_eq!(wrapped("`a b` c", 5, true), ["`a b`", "c"]);
     }
 
     #[test]

@@ -1,6 +1,14 @@
 //! Everything that Backroom is, in one process: mailbox, API, worker, scheduler, on one database.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use backroom_queue::{
@@ -13,7 +21,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Environment},
+    config::Config,
     context::{self, App},
     domain::{Clock, Organization},
     http, jobs,
@@ -26,11 +34,11 @@ const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
 /// The configuration of a demo: as everywhere, except for keys and a mailbox of its own.
 pub fn config() -> anyhow::Result<Config> {
-    let mut config = Config::load()?;
     ensure!(
-        config.environment == Environment::Development,
+        std::env::var_os("BACKROOM_ENV").is_none_or(|environment| environment != "production"),
         "the demo makes up customers and reminds them, which is nothing for production: unset BACKROOM_ENV"
     );
+    let mut config = Config::load()?;
     config.vault.keys = vec![SecretString::from(vault::generate_key())];
     config.vault.index_key = Some(SecretString::from(vault::generate_index_key()));
     config.jobs.debug_kinds = true;
@@ -48,6 +56,7 @@ pub struct Stage {
     pub as_configured: bool,
     /// `PostgreSQL 15.4`
     pub database: String,
+    ticking: Arc<AtomicBool>,
     shutdown: CancellationToken,
     parts: JoinSet<anyhow::Result<()>>,
 }
@@ -65,7 +74,8 @@ impl Stage {
         let wanted = config.http.listen;
         let listener = match TcpListener::bind(wanted).await {
             Ok(listener) => listener,
-            Err(_) => TcpListener::bind(SocketAddr::from(ANY_PORT)).await.context("no port of 127.0.0.1 is free")?,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => TcpListener::bind(SocketAddr::from(ANY_PORT)).await?,
+            Err(error) => return Err(error).context(format!("could not listen on {wanted} (http.listen)")),
         };
         let address = listener.local_addr()?;
         config.http.public_url = format!("http://{address}");
@@ -80,8 +90,8 @@ impl Stage {
         parts.spawn(async { serve.await.context("the API failed") });
         let sampler = telemetry::sample_queues(app.db.clone(), shutdown.clone());
         parts.spawn(sampler.map(Ok));
-        let as_configured = address == wanted;
-        Ok(Self { app, registry, mailbox, address, as_configured, database, shutdown, parts })
+        let as_configured = address == wanted || wanted.port() == 0;
+        Ok(Self { app, registry, mailbox, address, as_configured, database, ticking: Arc::default(), shutdown, parts })
     }
 
     /// Starts the worker, all queues, and the scheduler, for this organization alone. Answers the queues' names.
@@ -105,10 +115,16 @@ impl Stage {
         let tenants = Arc::new(Alone {
             tenant: organization.slug.as_str().to_owned(),
             time_zone: organization.time_zone,
+            ticking: self.ticking.clone(),
         });
         let scheduler = Scheduler::new(self.app.db.clone(), schedules, tenants).run(self.shutdown.clone());
         self.parts.spawn(scheduler.map(Ok));
         Ok(names)
+    }
+
+    /// Schedules fire from now on. Before, a sweep at nine o'clock sharp would be one more than the story tells of.
+    pub fn let_the_clock_tick(&self) {
+        self.ticking.store(true, Ordering::Relaxed);
     }
 
     /// Returns when a part has failed; never, as long as all is well.
@@ -156,11 +172,13 @@ async fn migrate(app: &App) -> anyhow::Result<String> {
 struct Alone {
     tenant: String,
     time_zone: chrono_tz::Tz,
+    ticking: Arc<AtomicBool>,
 }
 
 impl Tenants for Alone {
     fn schedule_tenants(&self) -> BoxFuture<'_, anyhow::Result<Vec<TenantZone>>> {
         let zone = TenantZone { tenant: self.tenant.clone(), time_zone: self.time_zone };
-        std::future::ready(Ok(vec![zone])).boxed()
+        let listed = self.ticking.load(Ordering::Relaxed);
+        std::future::ready(Ok(if listed { vec![zone] } else { Vec::new() })).boxed()
     }
 }
