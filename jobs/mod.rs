@@ -18,3 +18,51 @@ pub fn registry(config: &Config) -> Registry<App> {
     ];
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use backroom_queue::{Job, Outcome};
+
+    use super::*;
+    use crate::jobs::testing::World;
+
+    /// PLAT-2: one file per job, and the file's name is the kind.
+    #[tokio::test]
+    async fn every_kind_is_the_name_of_its_file() {
+        let world = World::new().await;
+        for kind in world.registry.kinds() {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("jobs/{}.rs", kind.name.replace('.', "/")));
+            assert!(file.is_file(), "{} has no file {}", kind.name, file.display());
+            assert!(!kind.description().is_empty(), "{} does not say what it does", kind.name);
+        }
+    }
+
+    /// There are no debug kinds unless the configuration asks for them.
+    #[tokio::test]
+    async fn debug_kinds_are_off_by_default() {
+        let world = World::new().await;
+        let mut config = world.app.config.clone();
+        config.jobs.debug_kinds = false;
+        assert!(Arc::new(super::registry(&config)).kinds().all(|kind| !kind.name.starts_with("debug.")));
+    }
+
+    #[tokio::test]
+    async fn debug_kinds_do_what_they_say() {
+        let world = World::new().await;
+        let path = std::env::temp_dir().join(format!("{}.txt", world.database.name()));
+
+        assert_eq!(world.run(&debug::Noop {}).await, Outcome::Completed { result: None });
+        assert_eq!(world.run(&debug::Sleep { ms: 1 }).await, Outcome::Completed { result: None });
+        assert!(matches!(world.run(&debug::Fail { times: 1 }).await, Outcome::Retryable { .. }));
+        assert!(matches!(world.run(&debug::Panic {}).await, Outcome::Retryable { .. }));
+        for line in ["one", "two"] {
+            world.run(&debug::Append { path: path.clone(), line: line.to_owned() }).await;
+        }
+
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(debug::Append::KIND, "debug.append");
+    }
+}

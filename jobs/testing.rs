@@ -16,7 +16,10 @@ use crate::{
         Organization,
     },
     mail::mailbox::{Mailbox, MailboxRules},
-    store::{Sealer, events, invoices},
+    store::{
+        Sealer, events, invoices,
+        organizations::{self, OrganizationChange},
+    },
     tenant::{self, TenantTx, testing::TestDatabase},
     vault,
 };
@@ -105,6 +108,34 @@ impl World {
         let invoice = super::billing::create_invoice(&mut tx, &new, "test", self.now()).await.unwrap();
         tx.commit().await.unwrap();
         invoice
+    }
+
+    /// Who hears about invoices that no reminder got paid.
+    pub async fn set_admins(&mut self, emails: &[&str]) {
+        let mut settings = self.organization.settings.clone();
+        settings.admin_emails = emails.iter().map(|email| EmailAddress::parse(email).unwrap()).collect();
+        let change = OrganizationChange { settings: Some(settings), ..OrganizationChange::default() };
+        let mut db = self.app.db.acquire().await.unwrap();
+        self.organization = organizations::update(&mut db, self.organization.id, &change, self.now()).await.unwrap();
+    }
+
+    /// As if `stage` reminders had gone out, the last one so many days ago.
+    pub async fn pretend_reminded(&self, id: Uuid, stage: u32, days_ago: i64) {
+        let mut tx = self.tenant().await;
+        invoices::record_reminder(&mut tx, id, stage, self.now() - Duration::days(days_ago)).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// As many invoices like this one.
+    pub async fn copy_invoice(&self, id: Uuid, copies: u32) {
+        let sql = "insert into invoices (id, number, company_id, status, currency, issue_date, due_date, subtotal, tax,
+                       total, created_at, updated_at)
+                   select gen_random_uuid(), number || '-' || n, company_id, status, currency, issue_date, due_date,
+                       subtotal, tax, total, created_at, updated_at
+                   from invoices, generate_series(1, $2) n where id = $1";
+        let mut tx = self.tenant().await;
+        sqlx::query(sql).bind(id).bind(copies.cast_signed()).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     pub async fn reload(&self, id: Uuid) -> Invoice {

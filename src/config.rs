@@ -169,6 +169,9 @@ impl Config {
         let layers = layers.build().context("could not put the configuration together")?;
         let mut config: Config = serde_path_to_error::deserialize(layers.clone()).map_err(|e| at_fault(&layers, e))?;
         config.environment = environment;
+        if config.http.public_url.is_empty() {
+            config.http.public_url = format!("http://{}", config.http.listen);
+        }
         config.check()?;
         Ok(config)
     }
@@ -335,6 +338,7 @@ mod tests {
         assert_eq!(config.environment, Environment::Development);
         assert_eq!(config.http.listen, "127.0.0.1:4000".parse().unwrap());
         assert_eq!(config.mail.mailbox_listen, Some("127.0.0.1:1025".parse().unwrap()));
+        assert_eq!(config.http.public_url, "http://127.0.0.1:4000");
         assert_eq!(config.http.base_domain, None);
         assert!(config.http.operator_token.is_none() && config.vault.keys.is_empty());
     }

@@ -1,6 +1,8 @@
 //! What the processes tell about themselves: logs on standard error, metrics for Prometheus.
 
-use std::{collections::BTreeSet, io::IsTerminal, net::SocketAddr, sync::LazyLock, time::Duration};
+use std::{
+    backtrace::BacktraceStatus, collections::BTreeSet, io::IsTerminal, net::SocketAddr, sync::LazyLock, time::Duration,
+};
 
 use anyhow::Context;
 use axum::{Router, http::header, routing::get};
@@ -33,7 +35,23 @@ pub fn init_logs(log: &Log) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
         LogFormat::Pretty => lines.with_target(false).with_ansi(colours(&std::io::stderr())).try_init(),
     };
-    installed.map_err(|e| anyhow::anyhow!("could not start logging: {e}"))
+    installed.map_err(|e| anyhow::anyhow!("could not start logging: {e}"))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A panic is a log line like any other; with its backtrace if `RUST_BACKTRACE` asks for one.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let backtrace = std::backtrace::Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(
+        message = "a thread panicked",
+        panic = panic.payload_as_str().unwrap_or("without a message"),
+        location = panic.location().map(ToString::to_string),
+        thread = thread.name(),
+        backtrace,
+    );
 }
 
 /// Whether to colour what goes to this stream: a terminal, and nobody asked for plain text (<https://no-color.org>).
@@ -175,18 +193,22 @@ mod tests {
     /// OPS-1
     #[test]
     fn queues_and_histograms_are_shown_and_an_empty_queue_goes_to_zero() {
+        // The recorder is the process's: other tests count in it too, on other queues.
         init_metrics();
         let mut known = BTreeSet::new();
-        record_queues(&mut known, vec![waiting("mailers", 7), waiting("reports", 1)]);
-        metrics::histogram!("queue_run_seconds", "kind" => "debug.noop", "queue" => "default").record(0.3);
+        record_queues(&mut known, vec![waiting("test-mailers", 7), waiting("test-reports", 1)]);
+        metrics::histogram!("queue_run_seconds", "kind" => "test.noop", "queue" => "test-reports").record(0.3);
         let text = render_metrics();
-        assert!(text.contains(r#"queue_depth{queue="mailers",state="available"} 7"#), "{text}");
-        assert!(text.contains(r#"queue_oldest_available_seconds{queue="mailers"} 1.5"#), "{text}");
-        assert!(text.contains(r#"queue_run_seconds_bucket{kind="debug.noop",queue="default",le="0.5"} 1"#), "{text}");
+        assert!(text.contains(r#"queue_depth{queue="test-mailers",state="available"} 7"#), "{text}");
+        assert!(text.contains(r#"queue_oldest_available_seconds{queue="test-mailers"} 1.5"#), "{text}");
+        assert!(
+            text.contains(r#"queue_run_seconds_bucket{kind="test.noop",queue="test-reports",le="0.5"} 1"#),
+            "{text}"
+        );
 
-        record_queues(&mut known, vec![waiting("reports", 1)]);
+        record_queues(&mut known, vec![waiting("test-reports", 1)]);
         let text = render_metrics();
-        assert!(text.contains(r#"queue_depth{queue="mailers",state="available"} 0"#), "{text}");
-        assert!(text.contains(r#"queue_depth{queue="reports",state="available"} 1"#), "{text}");
+        assert!(text.contains(r#"queue_depth{queue="test-mailers",state="available"} 0"#), "{text}");
+        assert!(text.contains(r#"queue_depth{queue="test-reports",state="available"} 1"#), "{text}");
     }
 }

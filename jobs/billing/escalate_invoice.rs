@@ -12,16 +12,15 @@ use uuid::Uuid;
 
 use super::{
     QUEUE, actor, decide,
-    letter::{self, Handed},
+    letter::{self, Claimed, Handed},
     topic,
 };
 use crate::{
     context::App,
     domain::{Decision, EmailAddress, Invoice, Organization, dunning},
-    mail::{OutgoingMail, templates},
+    mail::templates,
     store::{
-        self, companies,
-        deliveries::{self, Claim, NewDelivery},
+        self, companies, deliveries,
         events::{self, NewEvent},
         invoices,
     },
@@ -102,21 +101,26 @@ impl EscalateInvoice {
             return Ok(Told::End(Verdict::Cancel(reason)));
         }
         let company = companies::addressee(&mut tx, invoice.company_id).await?;
-        let claimant = letter::claimant(ctx);
-        let purpose = format!("escalation:{}:{}", invoice.id, admin.as_str());
-        let message_id = ctx.app.mailer.message_id(organization.slug.as_str(), &purpose);
-        let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: admin.as_str() };
-        let (delivery, since) = match deliveries::claim(&mut tx, &new, claimant).await? {
-            Claim::Granted { id, since } => (id, since),
-            Claim::AlreadySent { .. } => return Ok(Told::Yes),
-            Claim::Rejected { response } => return Ok(Told::Refused { words: response }),
-            Claim::Busy { until } => {
-                let wait = (until - claimant.now).to_std().unwrap_or_default().max(Duration::from_secs(1));
-                return Ok(Told::End(Verdict::Snooze(wait)));
-            }
+        let purpose = format!("escalation:{}:{admin}", invoice.id);
+        let envelope = match letter::claim(&mut tx, ctx, organization, (&purpose, admin.clone())).await? {
+            Claimed::Mine(envelope) => envelope,
+            Claimed::Sent { .. } => return Ok(Told::Yes),
+            Claimed::Refused { words } => return Ok(Told::Refused { words }),
+            Claimed::Busy { wait } => return Ok(Told::End(Verdict::Snooze(wait))),
         };
         tx.commit().await?;
-        let mail = notice(organization, &invoice, company.name, (admin, message_id, since));
+        let delivery = envelope.delivery;
+        let notice = templates::render_escalation(&templates::EscalationMail {
+            language: organization.locale,
+            organization_name: organization.name.clone(),
+            company_name: company.name,
+            amount: invoice.amount(),
+            days_overdue: dunning::days_overdue(invoice.due_date, envelope.written_on(organization)),
+            invoice_number: invoice.number,
+            due_date: invoice.due_date,
+            reminders: invoice.reminder_stage,
+        });
+        let mail = envelope.with(organization, organization.locale, notice);
         match letter::hand_over(ctx, organization, delivery, &mail).await? {
             Handed::Refused { words } => Ok(Told::Refused { words }),
             Handed::Taken { response } => {
@@ -139,32 +143,45 @@ async fn record(
     Ok(tx.commit().await?)
 }
 
-fn notice(
-    organization: &Organization,
-    invoice: &Invoice,
-    company_name: String,
-    (admin, message_id, since): (&EmailAddress, String, DateTime<Utc>),
-) -> OutgoingMail {
-    let written_on = since.with_timezone(&organization.time_zone).date_naive();
-    let letter = templates::render_escalation(&templates::EscalationMail {
-        language: organization.locale,
-        organization_name: organization.name.clone(),
-        company_name,
-        invoice_number: invoice.number.clone(),
-        amount: invoice.amount(),
-        due_date: invoice.due_date,
-        days_overdue: dunning::days_overdue(invoice.due_date, written_on),
-        reminders: invoice.reminder_stage,
-    });
-    OutgoingMail {
-        message_id,
-        from_name: None,
-        reply_to: None,
-        to: admin.clone(),
-        subject: letter.subject,
-        text: letter.text,
-        html: letter.html,
-        language: organization.locale,
-        date: since,
+#[cfg(test)]
+mod tests {
+    use backroom_queue::{Outcome, testing};
+
+    use super::*;
+    use crate::jobs::testing::World;
+
+    /// BILL-5, MAIL-2
+    #[tokio::test]
+    async fn the_same_job_twice_tells_each_admin_once() {
+        let mut world = World::new().await;
+        world.set_admins(&["boss@example.se", "cfo@example.se"]).await;
+        let invoice = world.invoice("F-1", "kund@example.se", 40).await;
+        world.pretend_reminded(invoice.id, 3, 20).await;
+        let tables = ["org_acme.invoices", "org_acme.deliveries", "org_acme.events"];
+
+        let job = world.job(&EscalateInvoice { invoice_id: invoice.id });
+        let [once, twice] =
+            testing::run_twice(&world.app.db, &world.registry, world.app.clone(), job, &tables).await.unwrap();
+
+        assert!(matches!(once.0, Outcome::Completed { .. }), "{:?}", once.0);
+        assert!(matches!(twice.0, Outcome::Cancelled { .. }), "{:?}", twice.0);
+        assert_eq!(once.1, twice.1);
+        let told: Vec<_> = world.mailbox.accepted().into_iter().map(|mail| mail.recipient).collect();
+        assert_eq!(told, ["boss@example.se", "cfo@example.se"]);
+    }
+
+    /// MAIL-3: a dead address does not keep the dunning open.
+    #[tokio::test]
+    async fn a_refused_admin_is_named_in_the_result() {
+        let mut world = World::new().await;
+        world.set_admins(&["reject@example.se"]).await;
+        let invoice = world.invoice("F-1", "kund@example.se", 40).await;
+        world.pretend_reminded(invoice.id, 3, 20).await;
+
+        let outcome = world.run(&EscalateInvoice { invoice_id: invoice.id }).await;
+
+        let Outcome::Completed { result: Some(result) } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(result["refused"][0]["recipient"], "reject@example.se");
+        assert!(world.reload(invoice.id).await.dunning_ended_at.is_some());
     }
 }

@@ -144,3 +144,69 @@ fn is_same(invoice: &Invoice, company: &Company, imported: &ImportedInvoice) -> 
         && invoice.currency == imported.currency
         && items.eq(imported.items.iter().cloned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{jobs::testing::World, store::Page, store::invoices::InvoiceFilter};
+
+    const HEADER: &str = "number,org_number,company_name,company_email,language,issue_date,due_date,currency,description,quantity,unit_price,tax_rate";
+
+    fn file(lines: &[&str]) -> Vec<u8> {
+        std::iter::once(HEADER).chain(lines.iter().copied()).map(|line| format!("{line}\n")).collect::<String>().into()
+    }
+
+    async fn import(world: &World, lines: &[&str]) -> ImportReport {
+        import_csv(&world.app, &world.organization, &file(lines), "test").await.unwrap()
+    }
+
+    const GOOD: &str = "F-1,556194-7986,Kund AB,kund@example.se,sv,2026-01-01,2026-01-31,SEK,Arbete,10,1000.00,0.25";
+
+    /// BILL-10
+    #[tokio::test]
+    async fn good_lines_go_in_and_bad_lines_are_named() {
+        let world = World::new().await;
+
+        let report = import(
+            &world,
+            &[
+                GOOD,
+                "F-1,556194-7986,Kund AB,kund@example.se,sv,2026-01-01,2026-01-31,SEK,Resa,1,500.00,0.06",
+                "F-2,123456-7890,Fel AB,fel@example.se,sv,2026-01-01,2026-01-31,SEK,Arbete,1,1.00,0.25",
+                "F-3,556194-7986,Kund AB,kund@example.se,sv,2026-01-01,2026-01-31,SEK,Arbete,1,1.00,0.25",
+            ],
+        )
+        .await;
+
+        assert_eq!((report.imported, report.unchanged, report.companies_created), (2, 0, 1));
+        assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
+        assert_eq!((report.errors[0].line, report.errors[0].field.as_str()), (4, "org_number"));
+        let invoice = invoices::by_number(&mut *world.tenant().await, "F-1").await.unwrap().unwrap();
+        assert_eq!(invoice.items.len(), 2);
+        assert_eq!(invoice.total.to_string(), "13030.00");
+    }
+
+    /// BILL-10
+    #[tokio::test]
+    async fn the_same_file_twice_changes_nothing_and_a_different_invoice_is_an_error() {
+        let world = World::new().await;
+        import(&world, &[GOOD]).await;
+
+        let again = import(&world, &[GOOD]).await;
+        let changed = import(&world, &[&GOOD.replace("1000.00", "2000.00")]).await;
+
+        assert_eq!(again, ImportReport { unchanged: 1, ..ImportReport::default() });
+        assert_eq!((changed.imported, changed.unchanged, changed.errors.len()), (0, 0, 1));
+        assert_eq!((changed.errors[0].line, changed.errors[0].field.as_str()), (2, "number"));
+        let all = invoices::page(&mut *world.tenant().await, &InvoiceFilter::default(), Page::first(10)).await.unwrap();
+        assert_eq!(all.len(), 1);
+    }
+
+    /// BILL-10
+    #[tokio::test]
+    async fn a_wrong_header_imports_nothing() {
+        let world = World::new().await;
+        let failed = import_csv(&world.app, &world.organization, b"nummer,belopp\n1,2\n", "test").await;
+        assert!(matches!(failed, Err(ImportFailure::File(ImportError::Header { .. }))), "{failed:?}");
+    }
+}

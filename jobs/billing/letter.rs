@@ -4,22 +4,84 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use backroom_queue::{Ctx, RetryAfter};
+use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
 use crate::{
     context::App,
-    domain::Organization,
-    mail::{OutgoingMail, SendError},
-    store::deliveries::{self, Claimant},
-    tenant,
+    domain::{EmailAddress, Language, Organization},
+    mail::{OutgoingMail, SendError, templates::Rendered},
+    store::{
+        StoreError,
+        deliveries::{self, Claim, Claimant, NewDelivery},
+    },
+    tenant::{self, TenantTx},
 };
 
-/// The claim of this job. Other jobs leave the message alone for longer than handing it over may take: five timeouts
-/// (connecting, addresses, and three for the message), and some for the two transactions.
-pub fn claimant(ctx: &Ctx<App>) -> Claimant {
+/// What a claim found.
+pub enum Claimed {
+    /// This job's to send.
+    Mine(Envelope),
+    /// It reached the server before; never again.
+    Sent { delivery: Uuid, at: DateTime<Utc> },
+    /// The server refused it for good, with these words.
+    Refused { words: String },
+    /// Another job is sending it; look again after this time.
+    Busy { wait: Duration },
+}
+
+/// A claimed message that has no words yet.
+pub struct Envelope {
+    pub delivery: Uuid,
+    pub to: EmailAddress,
+    message_id: String,
+    /// When it was first claimed. The letter is dated by it, so that a second attempt hands over the same bytes.
+    since: DateTime<Utc>,
+}
+
+/// Claims the message of this purpose for this job. Other jobs leave it alone for longer than handing it over may take: five
+/// timeouts (connecting, addresses, and three for the message), and some for the two transactions.
+pub async fn claim(
+    tx: &mut TenantTx,
+    ctx: &Ctx<App>,
+    organization: &Organization,
+    (purpose, to): (&str, EmailAddress),
+) -> Result<Claimed, StoreError> {
     let now = ctx.app.clock.now();
     let patience = ctx.app.config.mail.timeout_s.saturating_mul(5).saturating_add(10);
-    Claimant { job_id: ctx.job.id, now, until: now + chrono::Duration::seconds(patience.cast_signed()) }
+    let until = now + chrono::Duration::seconds(patience.cast_signed());
+    let message_id = ctx.app.mailer.message_id(organization.slug.as_str(), purpose);
+    let new = NewDelivery { purpose, message_id: &message_id, recipient: to.as_str() };
+    Ok(match deliveries::claim(tx, &new, Claimant { job_id: ctx.job.id, now, until }).await? {
+        Claim::Granted { id, since } => Claimed::Mine(Envelope { delivery: id, to, message_id, since }),
+        Claim::AlreadySent { id, at } => Claimed::Sent { delivery: id, at },
+        Claim::Rejected { response } => Claimed::Refused { words: response },
+        Claim::Busy { until } => {
+            Claimed::Busy { wait: (until - now).to_std().unwrap_or_default().max(Duration::from_secs(1)) }
+        }
+    })
+}
+
+impl Envelope {
+    /// The day that the letter speaks of, in the organization's calendar.
+    pub fn written_on(&self, organization: &Organization) -> NaiveDate {
+        self.since.with_timezone(&organization.time_zone).date_naive()
+    }
+
+    /// Puts the letter in; answers go to the organization's first admin.
+    pub fn with(self, organization: &Organization, language: Language, letter: Rendered) -> OutgoingMail {
+        OutgoingMail {
+            message_id: self.message_id,
+            from_name: Some(organization.name.clone()),
+            reply_to: organization.settings.admin_emails.first().cloned(),
+            to: self.to,
+            subject: letter.subject,
+            text: letter.text,
+            html: letter.html,
+            language,
+            date: self.since,
+        }
+    }
 }
 
 /// How handing over ended.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     QUEUE, actor, decide,
-    letter::{self, Handed},
+    letter::{self, Claimed, Handed},
     topic,
 };
 use crate::{
@@ -20,11 +20,9 @@ use crate::{
     domain::{Decision, Invoice, Organization, dunning},
     mail::{OutgoingMail, templates},
     store::{
-        self, companies,
-        deliveries::{self, Claim, NewDelivery},
+        self, companies, deliveries,
         events::{self, NewEvent},
-        invoices,
-        reminders::{self, Reminder},
+        invoices, reminders,
     },
     tenant,
 };
@@ -68,7 +66,7 @@ impl Job for RemindInvoice {
         };
         let at = ctx.app.clock.now();
         letter::insist(&ctx, || self.record(&ctx, &organization, (delivery, &response, at))).await?;
-        Ok(Verdict::done_with(json!({ "recipient": mail.to.as_str(), "response": response }))?)
+        Verdict::done_with(json!({ "recipient": mail.to.as_str(), "response": response }))
     }
 
     /// BILL-7: no further reminder of this invoice until an operator clears the failure.
@@ -115,53 +113,28 @@ impl RemindInvoice {
             return Ok(Step::End(Verdict::Cancel(reason)));
         }
         let company = companies::addressee(&mut tx, invoice.company_id).await?;
-        let (slug, claimant) = (organization.slug.as_str(), letter::claimant(ctx));
         let purpose = purpose(invoice.id, self.stage);
-        let message_id = ctx.app.mailer.message_id(slug, &purpose);
-        let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: company.email.as_str() };
-        let (delivery, since) = match deliveries::claim(&mut tx, &new, claimant).await? {
-            Claim::Granted { id, since } => (id, since),
-            Claim::AlreadySent { id, at } => return Ok(Step::Sent { delivery: id, at }),
-            Claim::Rejected { response } => return Ok(Step::End(Verdict::Discard(response))),
-            Claim::Busy { until } => {
-                let wait = (until - claimant.now).to_std().unwrap_or_default().max(Duration::from_secs(1));
-                return Ok(Step::End(Verdict::Snooze(wait)));
-            }
+        let envelope = match letter::claim(&mut tx, ctx, organization, (&purpose, company.email)).await? {
+            Claimed::Mine(envelope) => envelope,
+            Claimed::Sent { delivery, at } => return Ok(Step::Sent { delivery, at }),
+            Claimed::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
+            Claimed::Busy { wait } => return Ok(Step::End(Verdict::Snooze(wait))),
         };
-        let claim = Reminder {
-            invoice_id: invoice.id,
-            stage: self.stage,
-            delivery_id: delivery,
-            job_id: ctx.job.id,
-            claimed_at: claimant.now,
-            sent_at: None,
-        };
-        reminders::claim_stage(&mut tx, &claim).await?;
+        let (delivery, now) = (envelope.delivery, ctx.app.clock.now());
+        reminders::claim_stage(&mut tx, (self.invoice_id, self.stage), delivery, ctx.job.id, now).await?;
         tx.commit().await?;
-        // Dated by the first claim: a second attempt hands over the same bytes.
-        let written_on = since.with_timezone(&organization.time_zone).date_naive();
         let letter = templates::render_reminder(&templates::ReminderMail {
             language: company.language,
             organization_name: organization.name.clone(),
             company_name: company.name,
             amount: invoice.amount(),
-            days_overdue: dunning::days_overdue(invoice.due_date, written_on),
+            days_overdue: dunning::days_overdue(invoice.due_date, envelope.written_on(organization)),
             invoice_number: invoice.number,
             due_date: invoice.due_date,
             stage: self.stage,
             payment: organization.settings.payment.clone(),
         });
-        let mail = OutgoingMail {
-            message_id,
-            from_name: Some(organization.name.clone()),
-            reply_to: organization.settings.admin_emails.first().cloned(),
-            to: company.email,
-            subject: letter.subject,
-            text: letter.text,
-            html: letter.html,
-            language: company.language,
-            date: since,
-        };
+        let mail = envelope.with(organization, company.language, letter);
         Ok(Step::Send { delivery, mail: Box::new(mail) })
     }
 
@@ -198,5 +171,185 @@ impl RemindInvoice {
             events::append(&mut tx, &NewEvent { topic, kind, payload, actor }, at).await?;
         }
         Ok(tx.commit().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backroom_queue::{Outcome, testing};
+
+    use super::*;
+    use crate::{
+        domain::InvoiceStatus,
+        jobs::testing::World,
+        store::deliveries::{Claimant, DeliveryState, NewDelivery},
+    };
+
+    fn first(invoice: &Invoice) -> RemindInvoice {
+        RemindInvoice { invoice_id: invoice.id, stage: 1 }
+    }
+
+    /// BILL-5, MAIL-1
+    #[tokio::test]
+    async fn a_reminder_says_what_to_pay_and_is_counted() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1001", "kund@example.se", 3).await;
+
+        let outcome = world.run(&first(&invoice)).await;
+
+        assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+        let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap();
+        assert_eq!(mail.summary.to, ["kund@example.se"]);
+        assert!(mail.summary.subject.contains("F-1001"), "{}", mail.summary.subject);
+        assert!(mail.text.as_deref().unwrap().replace('\u{a0}', " ").contains("12 500,00 kr"), "{:?}", mail.text);
+        assert!(mail.html.is_some());
+        let after = world.reload(invoice.id).await;
+        assert_eq!((after.reminder_stage, after.last_reminder_sent_at), (1, Some(world.now())));
+        assert_eq!(world.event_kinds(invoice.id).await, ["invoice.created", "invoice.reminder_sent"]);
+    }
+
+    /// BILL-6, MAIL-2
+    #[tokio::test]
+    async fn the_same_job_twice_sends_one_mail() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        let tables = ["org_acme.invoices", "org_acme.deliveries", "org_acme.reminders", "org_acme.events"];
+
+        let job = world.job(&first(&invoice));
+        let [once, twice] =
+            testing::run_twice(&world.app.db, &world.registry, world.app.clone(), job, &tables).await.unwrap();
+
+        assert!(matches!(once.0, Outcome::Completed { .. }), "{:?}", once.0);
+        assert!(
+            matches!(twice.0, Outcome::Cancelled { ref reason } if reason.contains("sent already")),
+            "{:?}",
+            twice.0
+        );
+        assert_eq!(once.1, twice.1);
+        assert_eq!(world.mailbox.accepted().len(), 1);
+    }
+
+    /// BILL-6: killed between the claim and the mail, the rescued job claims again and sends.
+    #[tokio::test]
+    async fn a_rescued_job_goes_on_with_its_own_claim() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        let job = world.job(&first(&invoice));
+        claim(&world, &invoice, job.id).await;
+
+        backroom_queue::enqueue(&world.app.db, &job).await.unwrap();
+        let ran = testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+
+        assert!(matches!(ran[..], [(_, Outcome::Completed { .. })]), "{ran:?}");
+        assert_eq!(world.mailbox.accepted().len(), 1);
+    }
+
+    /// BILL-6
+    #[tokio::test]
+    async fn a_mail_that_another_job_is_sending_is_waited_for() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        claim(&world, &invoice, Uuid::now_v7()).await;
+
+        let outcome = world.run(&first(&invoice)).await;
+
+        assert_eq!(outcome, Outcome::Snoozed { wait: Duration::from_secs(60) });
+        assert_eq!(world.mailbox.accepted().len(), 0);
+    }
+
+    async fn claim(world: &World, invoice: &Invoice, job_id: Uuid) {
+        let purpose = purpose(invoice.id, 1);
+        let message_id = world.app.mailer.message_id("acme", &purpose);
+        let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: "kund@example.se" };
+        let claimant = Claimant { job_id, now: world.now(), until: world.now() + chrono::Duration::minutes(1) };
+        let mut tx = world.tenant().await;
+        deliveries::claim(&mut tx, &new, claimant).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// BILL-5
+    #[tokio::test]
+    async fn an_invoice_paid_in_the_meantime_gets_no_mail_and_the_job_says_why() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        let mut tx = world.tenant().await;
+        let paid = (invoice.id, InvoiceStatus::Paid);
+        super::super::change_invoice_status(&mut tx, paid, world.today(), "test", world.now()).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let outcome = world.run(&first(&invoice)).await;
+
+        assert_eq!(outcome, Outcome::Cancelled { reason: "paid on 2026-03-02".to_owned() });
+        assert_eq!(world.mailbox.accepted().len(), 0);
+    }
+
+    /// MAIL-3, BILL-7
+    #[tokio::test]
+    async fn a_permanent_refusal_gives_up_until_an_operator_clears_it() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "reject@example.se", 3).await;
+
+        let outcome = world.run(&first(&invoice)).await;
+
+        assert!(matches!(outcome, Outcome::Discarded { ref reason, .. } if reason.contains("550")), "{outcome:?}");
+        let failed = world.reload(invoice.id).await;
+        assert_eq!(failed.reminder_failed_at, Some(world.now()));
+        assert!(failed.reminder_error.unwrap().contains("550"));
+        assert_eq!(world.event_kinds(invoice.id).await, ["invoice.created", "invoice.reminder_failed"]);
+        let again = world.run(&first(&invoice)).await;
+        assert!(matches!(again, Outcome::Cancelled { ref reason } if reason.contains("operator")), "{again:?}");
+
+        let mut tx = world.tenant().await;
+        assert!(super::super::clear_reminder_failure(&mut tx, invoice.id, "operator", world.now()).await.unwrap());
+        tx.commit().await.unwrap();
+        let tried = world.run(&first(&invoice)).await;
+        assert!(matches!(tried, Outcome::Discarded { .. }), "tried again: {tried:?}");
+        let delivery = deliveries::by_purpose(&mut *world.tenant().await, &purpose(invoice.id, 1)).await.unwrap();
+        assert_eq!(delivery.map(|d| (d.state, d.attempts)), Some((DeliveryState::Rejected, 2)));
+    }
+
+    /// MAIL-3
+    #[tokio::test]
+    async fn a_greylisted_reminder_comes_back_when_the_server_says() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "greylist@example.se", 3).await;
+
+        let outcome = world.run(&first(&invoice)).await;
+
+        assert!(matches!(outcome, Outcome::Retryable { ref error, .. } if error.contains("451")), "{outcome:?}");
+        assert_eq!(world.reload(invoice.id).await.reminder_stage, 0);
+        testing::fast_forward(&world.app.db).await.unwrap();
+        testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+        assert_eq!(world.mailbox.accepted().len(), 1);
+        assert_eq!(world.reload(invoice.id).await.reminder_stage, 1);
+    }
+
+    /// BILL-7: the attempts of a server that is down run out.
+    #[tokio::test]
+    async fn exhausted_attempts_mark_the_invoice() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        world.mailbox.set_down(true);
+        backroom_queue::enqueue(&world.app.db, &world.job(&first(&invoice))).await.unwrap();
+
+        for _ in 0..RemindInvoice::MAX_ATTEMPTS {
+            testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+            testing::fast_forward(&world.app.db).await.unwrap();
+        }
+
+        let failed = world.reload(invoice.id).await;
+        assert!(failed.reminder_error.unwrap().contains("all 8 attempts failed"));
+        assert_eq!(world.event_kinds(invoice.id).await.last().unwrap(), "invoice.reminder_failed");
+    }
+
+    #[test]
+    fn the_wire_format_is_stable() {
+        let job = RemindInvoice { invoice_id: Uuid::nil(), stage: 2 };
+        insta::assert_json_snapshot!(job, @r#"
+        {
+          "invoice_id": "00000000-0000-0000-0000-000000000000",
+          "stage": 2
+        }
+        "#);
     }
 }

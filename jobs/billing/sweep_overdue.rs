@@ -121,3 +121,124 @@ async fn sweep_page(
     let full = page.len() as i64 == PAGE;
     Ok(page.last().filter(|_| full).map(|last| (last.due_date, last.id)))
 }
+
+#[cfg(test)]
+mod tests {
+    use backroom_queue::{Outcome, testing};
+
+    use super::*;
+    use crate::{
+        domain::InvoiceStatus,
+        jobs::{billing, testing::World},
+    };
+
+    async fn sweep(world: &World) -> Swept {
+        match world.run(&SweepOverdue {}).await {
+            Outcome::Completed { result: Some(result) } => serde_json::from_value(result).unwrap(),
+            other => panic!("the sweep ended as {other:?}"),
+        }
+    }
+
+    async fn drain(world: &World) {
+        testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+    }
+
+    /// BILL-4
+    #[tokio::test]
+    async fn each_invoice_past_its_due_date_gets_one_reminder_job() {
+        let world = World::new().await;
+        let late = world.invoice("F-1", "late@example.se", 3).await;
+        world.invoice("F-2", "today@example.se", 0).await;
+        world.invoice("F-3", "future@example.se", -5).await;
+        let paid = world.invoice("F-4", "paid@example.se", 9).await;
+        let mut tx = world.tenant().await;
+        let change = (paid.id, InvoiceStatus::Paid);
+        billing::change_invoice_status(&mut tx, change, world.today(), "test", world.now()).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let swept = sweep(&world).await;
+
+        assert_eq!(swept, Swept { checked: 1, marked_overdue: 1, reminders: 1, ..Swept::default() });
+        assert_eq!(world.reload(late.id).await.status, InvoiceStatus::Overdue);
+        let jobs = testing::enqueued::<RemindInvoice>(&world.app.db).await.unwrap();
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(jobs[0].args, json!({ "invoice_id": late.id, "stage": 1 }));
+        assert_eq!((jobs[0].queue.as_str(), jobs[0].tenant.as_deref()), ("invoices", Some("acme")));
+    }
+
+    /// BILL-6
+    #[tokio::test]
+    async fn a_second_sweep_sends_no_second_mail() {
+        let world = World::new().await;
+        world.invoice("F-1", "kund@example.se", 3).await;
+
+        sweep(&world).await;
+        assert_eq!(sweep(&world).await, Swept { checked: 1, already_queued: 1, ..Swept::default() });
+        drain(&world).await;
+        assert_eq!(sweep(&world).await, Swept { checked: 1, left_alone: 1, ..Swept::default() });
+        drain(&world).await;
+
+        assert_eq!(world.mailbox.accepted().len(), 1);
+    }
+
+    /// BILL-5: reminders on days 1, 8 and 15 after the due date, then the admins are told, then nothing.
+    #[tokio::test]
+    async fn an_invoice_goes_through_its_stages_and_ends_with_the_admins() {
+        let mut world = World::new().await;
+        world.set_admins(&["boss@example.se", "reject@example.se"]).await;
+        let invoice = world.invoice("F-1", "kund@example.se", 0).await;
+
+        let mut mails = Vec::new();
+        for _ in 0..40 {
+            sweep(&world).await;
+            drain(&world).await;
+            mails.push(world.mailbox.accepted().len());
+            world.app.clock.advance(chrono::Duration::days(1));
+        }
+
+        let sent_on: Vec<usize> = (1..40).filter(|day| mails[*day] > mails[day - 1]).collect();
+        assert_eq!(sent_on, [1, 8, 15, 22]);
+        assert_eq!(world.mailbox.accepted().last().unwrap().recipient, "boss@example.se");
+        let after = world.reload(invoice.id).await;
+        assert_eq!(after.reminder_stage, 3);
+        assert!(after.dunning_ended_at.is_some());
+        assert_eq!(world.event_kinds(invoice.id).await.last().unwrap(), "invoice.dunning_ended");
+    }
+
+    /// BILL-4: pages follow each other without gap or overlap.
+    #[tokio::test]
+    async fn a_sweep_works_through_more_than_a_page() {
+        let world = World::new().await;
+        let one = world.invoice("F-0", "kund@example.se", 3).await;
+        world.copy_invoice(one.id, PAGE as u32 + 200).await;
+
+        let swept = sweep(&world).await;
+
+        let all = PAGE as u64 + 201;
+        assert_eq!(swept, Swept { checked: all, marked_overdue: all, reminders: all, ..Swept::default() });
+    }
+
+    /// BILL-8
+    #[tokio::test]
+    async fn a_plan_says_who_and_why_and_changes_nothing() {
+        let world = World::new().await;
+        let late = world.invoice("F-1", "late@example.se", 3).await;
+        let waiting = world.invoice("F-2", "waiting@example.se", 2).await;
+        world.run(&RemindInvoice { invoice_id: waiting.id, stage: 1 }).await;
+
+        let mut tx = world.tenant().await;
+        let plan = billing::plan_reminders(&mut tx, &world.organization, world.today(), None, 10).await.unwrap();
+
+        let told: Vec<_> =
+            plan.iter().map(|p| (p.number.as_str(), p.recipient.as_str(), p.stage, p.why.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("F-1", "late@example.se", Some(1), "reminder 1 is due"),
+                ("F-2", "waiting@example.se", None, "reminder 2 is due on 2026-03-09"),
+            ]
+        );
+        assert_eq!(world.reload(late.id).await.status, InvoiceStatus::Unpaid);
+        assert!(testing::enqueued::<RemindInvoice>(&world.app.db).await.unwrap().is_empty());
+    }
+}

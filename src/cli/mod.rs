@@ -26,11 +26,12 @@ use crate::config::{Config, LogFormat};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  it failed; standard error says why
-  2  the command line is wrong
-  3  there is no such organization, job, kind, queue, schedule or key
-  4  the job ended, and not well: it failed, was cancelled or was discarded
+  0    done
+  1    it failed; standard error says why
+  2    the command line is wrong
+  3    there is no such organization, job, kind, queue, schedule or key
+  4    the job ended, and not well: it failed, was cancelled or was discarded
+  130  a process was stopped at once by a second signal
 
 Examples:
   backroom org create acme --name 'Acme AB' --tier pro

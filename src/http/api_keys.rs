@@ -108,8 +108,7 @@ async fn create(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
-    let (about, key) =
-        api_keys::create(&mut work, &caller.organization, &name, &scopes, state.app.clock.now()).await?;
+    let (about, key) = api_keys::create(&mut work, &caller.organization, &name, &scopes, state.app.clock.now()).await?;
     let answer = NewKey { key: key.expose_secret().to_owned(), about: about.into() };
     work.finish(Answer::new(StatusCode::CREATED, &answer)).await
 }
@@ -140,7 +139,10 @@ async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let mut db = state.app.db.acquire().await?;
     if !api_keys::revoke(&mut db, caller.organization.id, id, state.app.clock.now()).await? {
-        return Err(Problem::new(ProblemType::NotFound, "the organization has no key with this id that is still valid"));
+        return Err(Problem::new(
+            ProblemType::NotFound,
+            "the organization has no key with this id that is still valid",
+        ));
     }
     state.keys.forget(caller.organization.id);
     Ok(StatusCode::NO_CONTENT)

@@ -70,7 +70,8 @@ impl Caller {
             return Err(Problem::new(ProblemType::Forbidden, detail));
         }
         if scope.writes() && self.organization.is_held() {
-            let detail = format!("the organization is {}; it can be read only", self.organization.billing_status.as_str());
+            let detail =
+                format!("the organization is {}; it can be read only", self.organization.billing_status.as_str());
             return Err(Problem::new(ProblemType::OrganizationSuspended, detail));
         }
         Ok(())
@@ -310,8 +311,15 @@ mod tests {
         let slug = |host| subdomain(host, "backroom.example").map(|slug| slug.as_str().to_owned());
         assert_eq!(slug("acme.backroom.example:8443").as_deref(), Some("acme"));
         assert_eq!(slug("ACME.Backroom.example").as_deref(), Some("acme"));
-        for nobody in ["backroom.example", "www.backroom.example", "api.backroom.example", "acme.other.example",
-                       "acmebackroom.example", "127.0.0.1:4000", "a.b.backroom.example"] {
+        for nobody in [
+            "backroom.example",
+            "www.backroom.example",
+            "api.backroom.example",
+            "acme.other.example",
+            "acmebackroom.example",
+            "127.0.0.1:4000",
+            "a.b.backroom.example",
+        ] {
             assert_eq!(slug(nobody), None, "{nobody}");
         }
     }

@@ -1,11 +1,6 @@
 //! Companies: the customers that are invoiced (BILL-1). Phone and contact are sealed at rest.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::Response,
-};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -23,10 +18,10 @@ use super::{
 };
 use crate::{
     domain::{Company, Contact, EmailAddress, FieldErrors, Language, NewCompany, OrgNumber, Phone},
+    jobs::billing,
     store::{
         Page, Sealer,
         companies::{self, CompanyFilter},
-        events::{self, NewEvent},
     },
     tenant,
 };
@@ -216,16 +211,6 @@ fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
     Sealer::new(&state.app.vault, caller.tenant())
 }
 
-/// Tells the activity log; of what is sealed it says nothing.
-fn event<'a>(kind: &'a str, company: &Company, actor: &'a str) -> NewEvent<'a> {
-    NewEvent {
-        topic: format!("company:{}", company.id),
-        kind,
-        payload: serde_json::json!({"name": company.name}),
-        actor,
-    }
-}
-
 /// Stores a company.
 #[utoipa::path(
     post, path = "/companies", tag = "companies", operation_id = "create_company",
@@ -245,8 +230,7 @@ async fn create(
         Begun::Answered(response) => return Ok(response),
     };
     let now = state.app.clock.now();
-    let company = companies::insert(&mut work, sealer(&state, &caller), &company, now).await?;
-    events::append(&mut work, &event("company.created", &company, &caller.actor()), now).await?;
+    let company = billing::create_company(&mut work, sealer(&state, &caller), &company, &caller.actor(), now).await?;
     let location = format!("/api/v1/companies/{}", company.id);
     work.finish(Answer::new(StatusCode::CREATED, &CompanyView::from(company)).at(location)).await
 }
@@ -314,9 +298,8 @@ async fn change(
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     let company = companies::by_id(&mut tx, sealer, id).await?.ok_or_else(|| Problem::not_found("company"))?;
     let changed = change.apply(company)?;
-    let company = companies::update(&mut tx, sealer, id, &changed, now).await?;
+    let company = billing::update_company(&mut tx, sealer, (id, &changed), &caller.actor(), now).await?;
     let company = company.ok_or_else(|| Problem::not_found("company"))?;
-    events::append(&mut tx, &event("company.changed", &company, &caller.actor()), now).await?;
     tx.commit().await?;
     Ok(Json(company.into()))
 }

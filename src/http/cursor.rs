@@ -75,6 +75,10 @@ impl<'de> Deserialize<'de> for Flag {
 }
 
 impl Limit {
+    pub fn count(self) -> usize {
+        self.0
+    }
+
     /// One more than the page holds, so that it shows whether there is a next page.
     pub fn probe(self) -> i64 {
         self.0 as i64 + 1

@@ -103,7 +103,12 @@ pub fn caught_panic(panic: Box<dyn Any + Send>) -> Response {
 pub fn cors(origins: &[String]) -> CorsLayer {
     let origins: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::try_from(origin).ok()).collect();
     let exposed = [
-        "location", "retry-after", "x-request-id", "idempotency-replayed", "ratelimit-limit", "ratelimit-remaining",
+        "location",
+        "retry-after",
+        "x-request-id",
+        "idempotency-replayed",
+        "ratelimit-limit",
+        "ratelimit-remaining",
         "ratelimit-reset",
     ];
     CorsLayer::new()

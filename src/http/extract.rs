@@ -5,7 +5,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -108,6 +108,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             .map_err(|_| Problem::new(ProblemType::Validation, "the query string cannot be read"))?;
         let mut fields = serde_json::Map::new();
         for (name, value) in pairs {
+            // PostgreSQL's text has no NUL.
+            if value.contains('\0') {
+                return Err(Problem::field(name, "invalid", "must not contain the character U+0000"));
+            }
             if fields.insert(name.clone(), Value::String(value)).is_some() {
                 return Err(Problem::field(name, "invalid", "is given more than once"));
             }
@@ -143,6 +147,13 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii().is_empty() {
         return Err(Problem::new(ProblemType::MalformedBody, "the body is empty; send JSON"));
     }
+    // serde would read an array as a struct's fields in their order, which nobody promised.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => Problem::field("body", "invalid", "must be a JSON object"),
+            Err(error) => not_json(&error),
+        });
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| {
@@ -154,13 +165,21 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         if error.is_data() {
             field_error(&path, &error.to_string()).into()
         } else {
-            Problem::new(ProblemType::MalformedBody, format!("the body is not JSON: {error}"))
+            not_json(&error)
         }
     })
 }
 
-/// Decodes a part of a request; an error names the field below `prefix`.
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(ProblemType::MalformedBody, format!("the body is not JSON: {error}"))
+}
+
+/// Decodes a part of a request, an object; an error names the field below `prefix`.
 pub fn from_value<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, FieldError> {
+    if !value.is_object() {
+        let message = "must be a JSON object".to_owned();
+        return Err(FieldError { field: prefix.to_owned(), code: "invalid", message });
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = join(prefix, &error.path().to_string());
         field_error(&path, &error.into_inner().to_string())
@@ -250,7 +269,7 @@ mod tests {
     #[test]
     fn broken_json_is_a_bad_request() {
         for broken in ["", "  ", "{", "{\"id\":}", "{} {}", "\u{feff}{}"] {
-            let problem = parse_json::<Value>(broken.as_bytes()).unwrap_err();
+            let problem = parse_json::<std::collections::BTreeMap<String, Value>>(broken.as_bytes()).unwrap_err();
             assert_eq!(problem.kind, ProblemType::MalformedBody, "{broken:?}");
         }
     }

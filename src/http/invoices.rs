@@ -4,12 +4,12 @@ use axum::{
     Json,
     extract::State,
     http::StatusCode,
-    response::Response,
+    response::{IntoResponse, Response},
 };
+use backroom_queue::{self as queue, NewJob};
 use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -18,19 +18,21 @@ use super::{
     ApiState,
     auth::{BillingRead, BillingWrite, Caller, May},
     cursor::{self, Flag, Limit},
-    extract::{Id, NoBody, Posted, Query},
-    idempotency::{Answer, Begun, begin_tenant},
+    edge::Trace,
+    extract::{Csv, Id, NoBody, Posted, Query},
+    idempotency::{Answer, Begun, begin, begin_tenant},
+    jobs::{self, EnqueuedView},
     openapi::Problems,
     problem::Problem,
 };
 use crate::{
     domain::{
         Currency, FieldErrors, Invoice, InvoiceStatus, Item, NewInvoice, NewItem,
-        invoice::{DEFAULT_PAYMENT_TERMS_DAYS, default_due_date},
+        invoice::{DEFAULT_PAYMENT_TERMS_DAYS, DEFAULT_TAX_RATE, default_due_date},
     },
+    jobs::billing::{self, ImportFailure, ImportReport, SweepOverdue},
     store::{
-        Page,
-        events::{self, NewEvent},
+        Page, StoreError,
         invoices::{self, InvoiceFilter},
     },
     tenant,
@@ -45,6 +47,12 @@ pub fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(mark_paid))
         .routes(routes!(cancel))
         .routes(routes!(clear_reminder_failure))
+        .routes(routes!(remind))
+}
+
+/// Routes whose bodies may be large.
+pub fn import_routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().routes(routes!(import))
 }
 
 /// An invoice to be stored. Subtotal, tax and total are the server's.
@@ -160,6 +168,47 @@ struct Payment {
     paid_on: Option<NaiveDate>,
 }
 
+/// What became of an import.
+#[derive(Serialize, ToSchema)]
+struct Imported {
+    imported: u64,
+    /// There already, and the same.
+    unchanged: u64,
+    companies_created: u64,
+    /// What was not imported and why.
+    errors: Vec<ImportedLine>,
+}
+
+/// A line that was not imported.
+#[derive(Serialize, ToSchema)]
+struct ImportedLine {
+    /// Of the file, from 1; the header is line 1.
+    line: u64,
+    field: String,
+    message: String,
+}
+
+impl From<ImportReport> for Imported {
+    fn from(report: ImportReport) -> Self {
+        let errors = report.errors.into_iter();
+        Self {
+            imported: report.imported,
+            unchanged: report.unchanged,
+            companies_created: report.companies_created,
+            errors: errors.map(|e| ImportedLine { line: e.line, field: e.field, message: e.message }).collect(),
+        }
+    }
+}
+
+impl From<ImportFailure> for Problem {
+    fn from(failure: ImportFailure) -> Self {
+        match failure {
+            ImportFailure::File(error) => Self::field("body", "invalid", error.to_string()),
+            ImportFailure::Store(error) => error.into(),
+        }
+    }
+}
+
 /// The order of a list of invoices.
 #[derive(Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -246,7 +295,7 @@ impl InvoiceRequest {
             description: item.description,
             quantity: item.quantity,
             unit_price: item.unit_price,
-            tax_rate: item.tax_rate.unwrap_or(crate::domain::invoice::DEFAULT_TAX_RATE),
+            tax_rate: item.tax_rate.unwrap_or(DEFAULT_TAX_RATE),
         };
         let invoice = NewInvoice {
             number: self.number,
@@ -270,10 +319,6 @@ fn today(state: &ApiState, caller: &Caller) -> NaiveDate {
     state.app.clock.today(caller.organization.time_zone)
 }
 
-fn event<'a>(kind: &'a str, id: Uuid, payload: Value, actor: &'a str) -> NewEvent<'a> {
-    NewEvent { topic: format!("invoice:{id}"), kind, payload, actor }
-}
-
 /// Stores an invoice.
 #[utoipa::path(
     post, path = "/invoices", tag = "invoices", operation_id = "create_invoice",
@@ -293,17 +338,15 @@ async fn create(
         Begun::Answered(response) => return Ok(response),
     };
     let now = state.app.clock.now();
-    let invoice = invoices::insert(&mut work, &invoice, now).await.map_err(names_no_company)?;
-    let payload = json!({"number": invoice.number, "total": invoice.total, "currency": invoice.currency});
-    events::append(&mut work, &event("invoice.created", invoice.id, payload, &caller.actor()), now).await?;
+    let invoice = billing::create_invoice(&mut work, &invoice, &caller.actor(), now).await.map_err(names_no_company)?;
     let location = format!("/api/v1/invoices/{}", invoice.id);
     work.finish(Answer::new(StatusCode::CREATED, &InvoiceView::from(invoice)).at(location)).await
 }
 
 /// A company that does not exist is a mistake in the request, not a collision with what is there.
-fn names_no_company(error: crate::store::StoreError) -> Problem {
+fn names_no_company(error: StoreError) -> Problem {
     match error {
-        crate::store::StoreError::Conflict { field: field @ ("company_id" | "due_date"), message } => {
+        StoreError::Conflict { field: field @ ("company_id" | "due_date"), message } => {
             Problem::field(field, "unknown", message)
         }
         other => other.into(),
@@ -383,11 +426,10 @@ async fn mark_paid(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
-    let now = state.app.clock.now();
-    let invoice = invoices::mark_paid(&mut work, id, paid_on, now).await?;
+    let to = (id, InvoiceStatus::Paid);
+    let invoice =
+        billing::change_invoice_status(&mut work, to, paid_on, &caller.actor(), state.app.clock.now()).await?;
     let invoice = invoice.ok_or_else(|| Problem::not_found("invoice"))?;
-    let payload = json!({"paid_on": paid_on});
-    events::append(&mut work, &event("invoice.paid", id, payload, &caller.actor()), now).await?;
     work.finish(Answer::new(StatusCode::OK, &InvoiceView::from(invoice))).await
 }
 
@@ -408,11 +450,9 @@ async fn cancel(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
-    let now = state.app.clock.now();
-    let invoice =
-        invoices::set_status(&mut work, id, InvoiceStatus::Cancelled, today(&state, &caller), now).await?;
+    let (to, today) = ((id, InvoiceStatus::Cancelled), today(&state, &caller));
+    let invoice = billing::change_invoice_status(&mut work, to, today, &caller.actor(), state.app.clock.now()).await?;
     let invoice = invoice.ok_or_else(|| Problem::not_found("invoice"))?;
-    events::append(&mut work, &event("invoice.cancelled", id, json!({}), &caller.actor()), now).await?;
     work.finish(Answer::new(StatusCode::OK, &InvoiceView::from(invoice))).await
 }
 
@@ -433,12 +473,63 @@ async fn clear_reminder_failure(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
-    let now = state.app.clock.now();
-    let cleared = invoices::clear_reminder_failure(&mut work, id, now).await?;
+    let cleared = billing::clear_reminder_failure(&mut work, id, &caller.actor(), state.app.clock.now()).await?;
     let invoice = invoices::by_id(&mut work, id).await?.ok_or_else(|| Problem::not_found("invoice"))?;
     if !cleared {
         return Err(Problem::conflict("no reminder of this invoice has failed; there is nothing to clear"));
     }
-    events::append(&mut work, &event("invoice.reminder_failure_cleared", id, json!({}), &caller.actor()), now).await?;
     work.finish(Answer::new(StatusCode::OK, &InvoiceView::from(invoice))).await
+}
+
+/// Imports invoices from a CSV file: good lines in, bad lines named.
+///
+/// Columns: `number,org_number,company_name,company_email,language,issue_date,due_date,currency,description,quantity,
+/// unit_price,tax_rate`. Adjacent lines with one number are the items of one invoice. Semicolons, decimal commas and a BOM
+/// are understood. The same file again changes nothing, so an import that was cut off can be repeated.
+#[utoipa::path(
+    post, path = "/invoices/import", tag = "invoices", operation_id = "import_invoices",
+    security(("api_key" = ["billing:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
+    request_body(content = String, content_type = "text/csv"),
+    responses((status = 200, description = "Read; see `errors`", body = Imported), Problems)
+)]
+async fn import(State(state): State<ApiState>, caller: May<BillingWrite>, csv: Csv) -> Result<Response, Problem> {
+    let actor = caller.actor();
+    let run = async || -> Result<Answer, Problem> {
+        let report = billing::import_csv(&state.app, &caller.organization, &csv.body, &actor).await?;
+        Ok(Answer::new(StatusCode::OK, &Imported::from(report)))
+    };
+    if csv.idempotency.is_none() {
+        return Ok(run().await?.into_response());
+    }
+    // The import commits in steps of its own, each of them idempotent; this transaction holds the key meanwhile.
+    match begin(&state, &caller.organization, csv.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work.finish(run().await?).await,
+        Begun::Answered(response) => Ok(response),
+    }
+}
+
+/// Enqueues the overdue sweep: a reminder for every invoice that owes one today.
+#[utoipa::path(
+    post, path = "/invoices/remind", tag = "invoices", operation_id = "remind_invoices",
+    security(("api_key" = ["billing:write"])),
+    responses(
+        (status = 202, description = "Queued", body = EnqueuedView,
+         headers(("Location" = String, description = "Where the job can be looked at"))),
+        Problems
+    )
+)]
+async fn remind(
+    State(state): State<ApiState>,
+    caller: May<BillingWrite>,
+    Trace(trace): Trace,
+    posted: NoBody,
+) -> Result<Response, Problem> {
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    let job = NewJob::of(&SweepOverdue {}).tenant(caller.tenant()).trace(Some(trace));
+    let enqueued = queue::enqueue(&mut *work, &job).await?;
+    work.finish(jobs::accepted(enqueued)).await
 }

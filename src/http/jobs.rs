@@ -7,7 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use backroom_queue::{
-    self as queue, CancelOutcome, Enqueued, JobFilter, JobRecord, JobState, Kind, NewJob, RetryOutcome, TraceParent, Unique,
+    self as queue, CancelOutcome, Enqueued, JobFilter, JobRecord, JobState, Kind, NewJob, RetryOutcome, TraceParent,
+    Unique,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -85,7 +86,7 @@ struct BulkRequest {
 
 /// What became of an enqueue.
 #[derive(Serialize, ToSchema)]
-struct EnqueuedView {
+pub struct EnqueuedView {
     id: Uuid,
     #[schema(value_type = JobStateView)]
     state: JobState,
@@ -233,8 +234,13 @@ impl From<JobRecord> for JobView {
     }
 }
 
-/// Where a job can be looked at.
-pub fn location(id: Uuid) -> String {
+/// The answer to an enqueue.
+pub fn accepted(enqueued: Enqueued) -> Answer {
+    let location = location(enqueued.id);
+    Answer::new(StatusCode::ACCEPTED, &EnqueuedView::from(enqueued)).at(location)
+}
+
+fn location(id: Uuid) -> String {
     format!("/api/v1/jobs/{id}")
 }
 
@@ -256,20 +262,16 @@ async fn enqueue(
     posted: Posted<EnqueueRequest>,
 ) -> Result<Response, Problem> {
     let job = new_job(&state, &caller, &trace, posted.body, "").map_err(Problem::fields)?;
-    let answer = |enqueued: Enqueued| {
-        let location = location(enqueued.id);
-        Answer::new(StatusCode::ACCEPTED, &EnqueuedView::from(enqueued)).at(location)
-    };
     // Without a key there is nothing to keep: one statement is the whole transaction.
     if posted.idempotency.is_none() {
-        return Ok(answer(queue::enqueue(&state.app.db, &job).await?).into_response());
+        return Ok(accepted(queue::enqueue(&state.app.db, &job).await?).into_response());
     }
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
     let enqueued = queue::enqueue(&mut *work, &job).await?;
-    work.finish(answer(enqueued)).await
+    work.finish(accepted(enqueued)).await
 }
 
 /// Enqueues many jobs, all or none.
@@ -326,7 +328,11 @@ fn new_job(
         errors.push(FieldError { field: join(prefix, field), code, message });
     };
     if let Some(queue) = entry.queue.as_deref().filter(|queue| !state.knows_queue(queue)) {
-        refuse("queue", "unknown", format!("is not a queue here; {:?} is not configured on any worker", shortened(queue)));
+        refuse(
+            "queue",
+            "unknown",
+            format!("is not a queue here; {:?} is not configured on any worker", shortened(queue)),
+        );
     }
     if entry.max_attempts.is_some_and(|n| !(1..=MAX_ATTEMPTS).contains(&n)) {
         refuse("max_attempts", "out_of_range", format!("must be 1 to {MAX_ATTEMPTS}"));
@@ -393,7 +399,9 @@ fn shortened(text: &str) -> String {
 fn nul_in(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => text.contains('\0').then(String::new),
-        Value::Array(items) => items.iter().enumerate().find_map(|(n, item)| Some(join(&format!("[{n}]"), &nul_in(item)?))),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(n, item)| Some(join(&format!("[{n}]"), &nul_in(item)?)))
+        }
         Value::Object(fields) => fields.iter().find_map(|(name, value)| {
             if name.contains('\0') { Some(String::new()) } else { Some(join(name, &nul_in(value)?)) }
         }),

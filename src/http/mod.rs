@@ -17,6 +17,7 @@ mod pages;
 mod problem;
 mod queues;
 mod rate_limit;
+mod schedules;
 #[cfg(test)]
 mod tests;
 
@@ -96,12 +97,13 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
     let large_bodies = DefaultBodyLimit::max(state.app.config.http.import_body_limit_bytes);
     let resources = OpenApiRouter::new()
         .merge(jobs::routes())
-        .merge(jobs::bulk_routes().layer(large_bodies))
+        .merge(jobs::bulk_routes().merge(invoices::import_routes()).layer(large_bodies))
         .merge(companies::routes())
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
-        .merge(queues::routes());
+        .merge(queues::routes())
+        .merge(schedules::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())

@@ -76,10 +76,7 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
         "operator": {"type": "http", "scheme": "bearer", "description": "The installation's `http.operator_token`"},
     });
     let schemas = &mut components["schemas"];
-    for (name, schema) in [
-        ("Problem", ProblemBody::schema()),
-        ("ProblemField", ProblemField::schema()),
-    ] {
+    for (name, schema) in [("Problem", ProblemBody::schema()), ("ProblemField", ProblemField::schema())] {
         schemas[name] = serde_json::to_value(schema).expect("a schema has a JSON form");
     }
     let mut referenced = Vec::new();
@@ -142,7 +139,8 @@ mod tests {
     #[test]
     fn definitions_inside_a_kind_s_schema_stay_reachable() {
         let mut schemas = json!({});
-        let schema = json!({"$schema": "x", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"type": "string"}}});
+        let schema =
+            json!({"$schema": "x", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"type": "string"}}});
         add_args(&mut schemas, "args.k", schema);
         assert_eq!(schemas["args.k"], json!({"properties": {"a": {"$ref": "#/components/schemas/args.k.A"}}}));
         assert_eq!(schemas["args.k.A"], json!({"type": "string"}));

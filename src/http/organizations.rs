@@ -23,7 +23,9 @@ use super::{
     problem::{Problem, ProblemType},
 };
 use crate::{
-    domain::{BillingStatus, FieldError, FieldErrors, Language, Organization, Settings, Slug, Tier, field_error::one_line},
+    domain::{
+        BillingStatus, FieldError, FieldErrors, Language, Organization, Settings, Slug, Tier, field_error::one_line,
+    },
     store::{
         Page,
         organizations::{self, OrganizationChange},
@@ -231,8 +233,7 @@ async fn change_own(
     let change =
         OrganizationChange { name: change.name, time_zone, locale: change.locale, settings, ..Default::default() };
     let mut db = state.app.db.acquire().await?;
-    let organization =
-        organizations::update(&mut db, caller.organization.id, &change, state.app.clock.now()).await?;
+    let organization = organizations::update(&mut db, caller.organization.id, &change, state.app.clock.now()).await?;
     state.keys.forget(organization.id);
     Ok(Json(organization.into()))
 }
@@ -378,8 +379,4 @@ async fn find(state: &ApiState, slug: &str) -> Result<Organization, Problem> {
         Err(_) => None,
     };
     organization.ok_or_else(|| Problem::new(ProblemType::NotFound, "there is no organization with this slug"))
-}
-fn _probe(state: &ApiState, new: NewOrganization) {
-    fn send<T: Send>(_: T) {}
-    send(tenant::create(&state.app.db, &state.app.clock, new));
 }

@@ -134,12 +134,9 @@ impl ProblemType {
                 "The Idempotency-Key was used for another request",
                 "A key belongs to one method, address and body. Use a new key for a new request.",
             ),
-            Self::BodyTooLarge => (
-                "body-too-large",
-                S::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-                "Send less at a time.",
-            ),
+            Self::BodyTooLarge => {
+                ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large", "Send less at a time.")
+            }
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",
                 S::UNSUPPORTED_MEDIA_TYPE,

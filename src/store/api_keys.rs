@@ -126,3 +126,49 @@ pub async fn revoke(
     .await?;
     Ok(done.rows_affected() == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::testing::TestDatabase;
+
+    /// AUTH-3, VAULT-4
+    #[tokio::test]
+    async fn a_key_opens_its_organization_until_it_is_revoked_and_is_never_stored() {
+        let database = TestDatabase::new().await;
+        let organization = database.organization("acme").await;
+        let mut db = database.pool.acquire().await.unwrap();
+        let now = organization.created_at;
+
+        let (made, key) = create(&mut db, &organization, "ci", &["jobs:write".to_owned()], now).await.unwrap();
+
+        assert!(key.expose_secret().starts_with("br_acme_") && key.expose_secret().len() == 8 + 43);
+        let (found, opened) = authenticate(&mut db, &key).await.unwrap().unwrap();
+        assert_eq!((found.id, opened.id), (made.id, organization.id));
+        let row: String =
+            sqlx::query_scalar("select to_jsonb(k)::text from public.api_keys k").fetch_one(&mut *db).await.unwrap();
+        assert!(!row.contains(&key.expose_secret()[12..]), "the key is readable in {row}");
+        let wrong = SecretString::from("br_acme_wrong");
+        assert!(authenticate(&mut db, &wrong).await.unwrap().is_none());
+
+        assert!(!revoke(&mut db, Uuid::now_v7(), made.id, now).await.unwrap(), "by another organization");
+        assert!(revoke(&mut db, organization.id, made.id, now).await.unwrap());
+        assert!(authenticate(&mut db, &key).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_last_use_is_written_at_most_once_a_minute() {
+        let database = TestDatabase::new().await;
+        let organization = database.organization("acme").await;
+        let mut db = database.pool.acquire().await.unwrap();
+        let now = organization.created_at;
+        let (made, _) = create(&mut db, &organization, "ci", &[], now).await.unwrap();
+
+        for seconds in [0, 30, 90] {
+            touch_last_used(&mut db, made.id, now + chrono::Duration::seconds(seconds)).await.unwrap();
+            let used = list(&mut db, organization.id).await.unwrap()[0].last_used_at.unwrap();
+            let expected = if seconds == 90 { 90 } else { 0 };
+            assert_eq!((used - now).num_seconds(), expected);
+        }
+    }
+}

@@ -231,3 +231,104 @@ pub async fn page(
     let rows: Vec<Row> = query.build_query_as().fetch_all(db).await?;
     rows.into_iter().map(|row| row.open(sealer)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{Contact, Organization},
+        tenant::{self, testing::TestDatabase},
+        vault,
+    };
+
+    fn a_vault() -> vault::Vault {
+        let (key, index) = (vault::generate_key().into(), vault::generate_index_key().into());
+        vault::Vault::from_keys(&[key], Some(&index)).unwrap()
+    }
+
+    fn company() -> NewCompany {
+        NewCompany {
+            name: "Kund AB".to_owned(),
+            email: EmailAddress::parse("kund@example.se").unwrap(),
+            org_number: OrgNumber::parse("556194-7986").unwrap(),
+            language: Language::Sv,
+            phone: Some(Phone::parse("070-123 45 67").unwrap()),
+            contact: Some(Contact { name: Some("Ada Planterad".to_owned()), ..Contact::default() }),
+        }
+    }
+
+    async fn stored_text(database: &TestDatabase, organization: &Organization) -> String {
+        let mut tx = tenant::begin(&database.pool, organization).await.unwrap();
+        // bytea as text would hide a plaintext behind hex.
+        sqlx::query_scalar(
+            "select concat_ws(' ', to_jsonb(c), encode(phone, 'escape'), encode(phone_index, 'escape'),
+                              encode(contact, 'escape')) from companies c",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap()
+    }
+
+    /// VAULT-1, VAULT-3, VAULT-4, BILL-1
+    #[tokio::test]
+    async fn phone_and_contact_are_sealed_and_the_phone_is_found_again() {
+        let database = TestDatabase::new().await;
+        let organization = database.organization("acme").await;
+        let (vault, now) = (a_vault(), organization.created_at);
+        let sealer = Sealer::new(&vault, "acme");
+
+        let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
+        let made = insert(&mut tx, sealer, &company(), now).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let stored = stored_text(&database, &organization).await;
+        for secret in ["0701234567", "701234567", "Planterad"] {
+            assert!(!stored.contains(secret), "{secret} is readable in {stored}");
+        }
+        let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
+        let phone = Phone::parse("+46 70 123 45 67").unwrap();
+        assert_eq!(by_phone(&mut tx, sealer, &phone).await.unwrap(), std::slice::from_ref(&made));
+        assert_eq!(by_id(&mut tx, sealer, made.id).await.unwrap(), Some(made));
+        let other = Phone::parse("070-765 43 21").unwrap();
+        assert_eq!(by_phone(&mut tx, sealer, &other).await.unwrap(), []);
+    }
+
+    /// VAULT-1
+    #[tokio::test]
+    async fn a_sealed_field_moved_to_another_row_or_organization_does_not_open() {
+        let database = TestDatabase::new().await;
+        let organization = database.organization("acme").await;
+        let (vault, now) = (a_vault(), organization.created_at);
+        let sealer = Sealer::new(&vault, "acme");
+        let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
+        let first = insert(&mut tx, sealer, &company(), now).await.unwrap();
+        let elsewhere = NewCompany { org_number: OrgNumber::parse("212000-0142").unwrap(), ..company() };
+        let second = insert(&mut tx, sealer, &elsewhere, now).await.unwrap();
+
+        sqlx::query("update companies set contact = (select contact from companies where id = $1) where id = $2")
+            .bind(first.id)
+            .bind(second.id)
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+
+        assert!(matches!(by_id(&mut tx, sealer, second.id).await, Err(StoreError::Vault(_))));
+        let foreign = Sealer::new(&vault, "other");
+        assert!(matches!(by_id(&mut tx, foreign, first.id).await, Err(StoreError::Vault(_))));
+    }
+
+    /// BILL-1
+    #[tokio::test]
+    async fn an_organization_number_that_is_taken_is_a_conflict_on_its_field() {
+        let database = TestDatabase::new().await;
+        let organization = database.organization("acme").await;
+        let (vault, now) = (a_vault(), organization.created_at);
+        let sealer = Sealer::new(&vault, "acme");
+        let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
+        insert(&mut tx, sealer, &company(), now).await.unwrap();
+
+        let again = insert(&mut tx, sealer, &company(), now).await;
+
+        assert!(matches!(again, Err(StoreError::Conflict { field: "org_number", .. })), "{again:?}");
+    }
+}

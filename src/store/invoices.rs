@@ -394,3 +394,140 @@ pub async fn end_dunning(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) ->
     .await?;
     Ok(done.rows_affected() == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+    use sqlx::Executor;
+
+    use super::*;
+    use crate::{
+        domain::Organization,
+        tenant::{self, TenantTx, testing::TestDatabase},
+    };
+
+    async fn open(database: &TestDatabase) -> (Organization, TenantTx, Uuid) {
+        let organization = database.organization("acme").await;
+        let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
+        let company = Uuid::now_v7();
+        sqlx::query(
+            "insert into companies (id, name, email, org_number, created_at, updated_at)
+             values ($1, 'Kund', 'kund@example.se', '5561947986', now(), now())",
+        )
+        .bind(company)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        (organization, tx, company)
+    }
+
+    fn day(day: u32) -> NaiveDate {
+        NaiveDate::from_ymd_opt(2026, 1, day).unwrap()
+    }
+
+    fn new(company_id: Uuid, number: &str, due: u32) -> NewInvoice {
+        let item = |quantity, unit_price, tax_rate: &str| crate::domain::NewItem {
+            description: "Arbete".to_owned(),
+            quantity: Decimal::from(quantity),
+            unit_price,
+            tax_rate: tax_rate.parse().unwrap(),
+        };
+        NewInvoice {
+            number: number.to_owned(),
+            company_id,
+            project_id: None,
+            contract_id: None,
+            status: InvoiceStatus::Unpaid,
+            currency: crate::domain::Currency::SEK,
+            issue_date: day(1),
+            due_date: day(due),
+            payment_terms_days: 30,
+            notes: None,
+            items: vec![item(3, Decimal::new(3333, 3), "0.25"), item(1, Decimal::new(100, 0), "0.06")],
+        }
+    }
+
+    /// BILL-3
+    #[tokio::test]
+    async fn totals_are_computed_here_and_read_back_as_they_were_written() {
+        let database = TestDatabase::new().await;
+        let (organization, mut tx, company) = open(&database).await;
+
+        let made = insert(&mut tx, &new(company, "F-1", 20), organization.created_at).await.unwrap();
+
+        // 3 × 3.333 = 10.00 and 2.50 tax; 100.00 and 6.00 tax
+        assert_eq!(
+            (made.subtotal.to_string(), made.tax.to_string(), made.total.to_string()),
+            ("110.00".to_owned(), "8.50".to_owned(), "118.50".to_owned())
+        );
+        assert_eq!(made.items.len(), 2);
+        assert_eq!(by_number(&mut tx, "F-1").await.unwrap().unwrap(), made);
+        assert_eq!(page(&mut tx, &InvoiceFilter::default(), Page::first(10)).await.unwrap(), [made]);
+    }
+
+    /// BILL-3
+    #[tokio::test]
+    async fn paid_records_the_date_and_a_settled_invoice_does_not_change() {
+        let database = TestDatabase::new().await;
+        let (organization, mut tx, company) = open(&database).await;
+        let now = organization.created_at;
+        let made = insert(&mut tx, &new(company, "F-1", 20), now).await.unwrap();
+
+        let paid = mark_paid(&mut tx, made.id, day(15), now).await.unwrap().unwrap();
+        assert_eq!((paid.status, paid.paid_on), (InvoiceStatus::Paid, Some(day(15))));
+        let refused = set_status(&mut tx, made.id, InvoiceStatus::Unpaid, day(16), now).await;
+        assert!(matches!(refused, Err(StoreError::Transition(_))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn violations_are_conflicts_on_their_field() {
+        let database = TestDatabase::new().await;
+        let (organization, mut tx, company) = open(&database).await;
+        let now = organization.created_at;
+        insert(&mut tx, &new(company, "F-1", 20), now).await.unwrap();
+        tx.commit().await.unwrap();
+
+        for (refused, expected) in [(new(company, "F-1", 20), "number"), (new(Uuid::now_v7(), "F-2", 20), "company_id")]
+        {
+            let mut tx = tenant::begin(&database.pool, &organization).await.unwrap();
+            let error = insert(&mut tx, &refused, now).await.unwrap_err();
+            assert!(matches!(error, StoreError::Conflict { field, .. } if field == expected), "{error:?}");
+        }
+    }
+
+    /// BILL-4: the pages follow the index, and its order.
+    #[tokio::test]
+    async fn overdue_pages_follow_each_other_by_due_date_along_the_index() {
+        let database = TestDatabase::new().await;
+        let (organization, mut tx, company) = open(&database).await;
+        let now = organization.created_at;
+        for due in [12, 10, 11, 10, 30] {
+            insert(&mut tx, &new(company, &Uuid::now_v7().to_string(), due), now).await.unwrap();
+        }
+
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let page = overdue_page(&mut tx, day(20), after, 2).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some((last.due_date, last.id));
+            seen.extend(page.iter().map(|invoice| invoice.due_date));
+        }
+
+        assert_eq!(seen, [day(10), day(10), day(11), day(12)]);
+        assert_eq!(overdue_count(&mut tx, day(20)).await.unwrap(), 4);
+        assert_eq!(overdue_count(&mut tx, day(20) + Duration::days(30)).await.unwrap(), 5);
+        tx.execute("set local enable_seqscan = off; set local enable_sort = off").await.unwrap();
+        let plan: Vec<String> = sqlx::query_scalar(
+            "explain select id from invoices
+             where status in ('sent', 'unpaid', 'overdue') and dunning_ended_at is null
+               and due_date < '2026-01-20' and (due_date, id) > ('2026-01-01', gen_random_uuid())
+             order by due_date, id limit 10",
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .unwrap();
+        assert!(plan.iter().any(|line| line.contains("invoices_open_due_date_idx")), "{plan:?}");
+        assert!(plan.iter().all(|line| !line.contains("Sort")), "{plan:?}");
+    }
+}

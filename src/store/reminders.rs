@@ -20,16 +20,22 @@ pub struct Reminder {
 
 /// Claims the stage for a job; a job whose claim is not sent yet gives way, because the delivery decides who sends.
 /// False if the stage's reminder was sent.
-pub async fn claim_stage(db: &mut PgConnection, claim: &Reminder) -> Result<bool, StoreError> {
+pub async fn claim_stage(
+    db: &mut PgConnection,
+    (invoice_id, stage): (Uuid, u32),
+    delivery_id: Uuid,
+    job_id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "insert into reminders as r (invoice_id, stage, delivery_id, job_id, claimed_at) values ($1, $2, $3, $4, $5)
          on conflict (invoice_id, stage) do update set job_id = excluded.job_id, claimed_at = excluded.claimed_at
          where r.sent_at is null",
-        claim.invoice_id,
-        claim.stage.cast_signed(),
-        claim.delivery_id,
-        claim.job_id,
-        claim.claimed_at
+        invoice_id,
+        stage.cast_signed(),
+        delivery_id,
+        job_id,
+        now
     )
     .execute(db)
     .await?;

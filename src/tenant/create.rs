@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use uuid::Uuid;
 
-use super::{migrate, names};
+use super::{migrate, roles};
 use crate::{
     domain::{BillingStatus, Clock, Language, Organization, Settings, Slug, Tier},
     store::{StoreError, organizations},
@@ -56,15 +56,12 @@ impl From<sqlx::Error> for CreateError {
 /// How long a trial lasts.
 const TRIAL_DAYS: i64 = 30;
 
-/// Creates the organization in one transaction.
-///
-/// The login role becomes a member of the organization's role, so that it can take it on; it needs CREATEROLE, not
-/// superuser.
+/// Creates the organization in one transaction. The login role needs CREATEROLE, not superuser.
 pub async fn create(db: &PgPool, clock: &Clock, new: NewOrganization) -> Result<Organization, CreateError> {
     let now = clock.now();
     let mut tx = db.begin().await?;
     let schema = new.slug.schema_name();
-    let role = names::role_name(names::database_oid(&mut tx).await?, &new.slug);
+    let role = roles::role_name(roles::database_oid(&mut tx).await?, &new.slug);
     let organization = Organization {
         id: Uuid::now_v7(),
         slug: new.slug,
@@ -92,11 +89,8 @@ pub async fn create(db: &PgPool, clock: &Clock, new: NewOrganization) -> Result<
     if exists {
         return Err(CreateError::SchemaTaken(schema));
     }
-    let (quoted_schema, quoted_role) = (names::quote(&schema), names::quote(&role));
-    tx.execute(AssertSqlSafe(format!(
-        "create role {quoted_role} nologin; grant {quoted_role} to current_user; create schema {quoted_schema}"
-    )))
-    .await?;
+    roles::ensure_role(&mut tx, &role).await?;
+    tx.execute(AssertSqlSafe(format!("create schema {}", roles::quote(&schema)))).await?;
     migrate::apply(&mut tx, &schema).await.map_err(CreateError::Schema)?;
     migrate::grant(&mut tx, &schema, &role).await?;
     tx.commit().await?;
@@ -167,6 +161,16 @@ mod tests {
         assert!(matches!(broken, Err(CreateError::Schema(_))), "{broken:?}");
         assert_eq!(leftovers(&database.pool, "ghost").await, (0, 1, 0));
         assert_eq!(leftovers(&database.pool, "broken").await, (0, 0, 0));
+    }
+
+    /// TEN-2
+    #[tokio::test]
+    async fn organizations_are_created_side_by_side() {
+        let database = TestDatabase::new().await;
+        let clock = Clock::system();
+        let made =
+            futures::future::join_all((0..6).map(|n| create(&database.pool, &clock, new(&format!("acme-{n}"))))).await;
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
     }
 
     /// TEN-2: roles belong to the cluster, organizations to a database.

@@ -8,7 +8,7 @@ use std::{
 use futures::{StreamExt, stream};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, migrate::Migrator};
 
-use super::names::quote;
+use super::roles::{ensure_role, quote};
 
 /// The schema without an organization against which the queries in `store` are checked at compile time.
 pub const TEMPLATE_SCHEMA: &str = "tenant_template";
@@ -55,7 +55,7 @@ pub async fn platform_is_current(db: &PgPool) -> sqlx::Result<bool> {
     Ok(true)
 }
 
-/// Brings every organization's schema and [`TEMPLATE_SCHEMA`] up to date, `concurrency` at a time, telling `on_each`
+/// Brings every organization's schema, with its role and grants, and [`TEMPLATE_SCHEMA`] up to date, `concurrency` at a time, telling `on_each`
 /// as each one ends. A schema that fails is reported and does not stop the others; calling again goes on with what is left.
 ///
 /// The error is for the list of organizations alone; the schemas' own errors are in the reports (by schema name).
@@ -99,6 +99,8 @@ async fn migrate_one(db: &PgPool, schema: &str, role: Option<&str>) -> anyhow::R
         .await?;
     let applied = apply(&mut tx, schema).await?;
     if let Some(role) = role {
+        // A dump restored elsewhere comes without its roles.
+        ensure_role(&mut tx, role).await?;
         grant(&mut tx, schema, role).await?;
     }
     tx.commit().await?;
@@ -118,7 +120,8 @@ pub(super) async fn apply(db: &mut PgConnection, schema: &str) -> anyhow::Result
     let mut migrator: Migrator = sqlx::migrate!("./migrations/tenant");
     migrator.locking = false; // its lock is the database's; ours is the schema's, or the schema is not visible yet
     migrator.table_name = Cow::Owned(format!("{}._sqlx_migrations", quote(schema)));
-    migrator.run(&mut *db).await?;
+    // `run` would do the same, but its generic `Acquire` makes the future impossible to send between threads.
+    migrator.run_direct(None, &mut *db, false).await?;
     Ok(applied_count(db, schema).await? - before)
 }
 
@@ -136,15 +139,14 @@ async fn applied_count(db: &mut PgConnection, schema: &str) -> sqlx::Result<usiz
 
 /// What a tenant's role may do, again after every migration, so that new tables are covered.
 pub(super) async fn grant(db: &mut PgConnection, schema: &str, role: &str) -> sqlx::Result<()> {
+    super::roles::admit(db, role).await?;
     let (schema, role) = (quote(schema), quote(role));
     // The activity log only grows, and which migrations ran is none of the tenant's business.
     let grants = format!(
         "grant usage on schema {schema} to {role};
          grant select, insert, update, delete on all tables in schema {schema} to {role};
          revoke update, delete on {schema}.events from {role};
-         revoke all on {schema}._sqlx_migrations from {role};
-         grant usage on schema queue to {role};
-         grant execute on function queue.enqueue to {role}"
+         revoke all on {schema}._sqlx_migrations from {role}"
     );
     db.execute(AssertSqlSafe(grants)).await?;
     Ok(())
@@ -197,7 +199,7 @@ pub async fn measure(db: &PgPool, schemas: usize, concurrency: usize) -> anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tenant::testing::TestDatabase;
+    use crate::tenant::{roles, testing::TestDatabase};
 
     /// Takes an organization's schema back to before its first migration.
     async fn forget(db: &PgPool, schema: &str) {
@@ -225,7 +227,8 @@ mod tests {
         let reports = migrate_all(&database.pool, 4, |_| *told.lock().unwrap() += 1).await.unwrap();
 
         assert_eq!((reports.len(), *told.lock().unwrap()), (5, 5));
-        assert!(of(&reports, "org_acme").applied >= 1 && of(&reports, "org_acme").error.is_none());
+        let acme = of(&reports, "org_acme");
+        assert!(acme.applied >= 1 && acme.error.is_none(), "{acme:?}");
         assert_eq!((of(&reports, "org_current").applied, of(&reports, "org_current").error.is_none()), (0, true));
         assert!(of(&reports, "org_broken").error.as_deref().unwrap().contains("already exists"));
         assert!(of(&reports, "org_gone").error.as_deref().unwrap().contains("does not exist"));
@@ -242,11 +245,18 @@ mod tests {
         let database = TestDatabase::new().await;
         let acme = database.organization("acme").await;
         forget(&database.pool, "org_acme").await;
+        // As after restoring a dump on another server.
+        roles::drop_organization_roles(&mut database.pool.acquire().await.unwrap()).await.unwrap();
 
         migrate_all(&database.pool, 1, |_| {}).await.unwrap();
 
         let mut tx = crate::tenant::begin(&database.pool, &acme).await.unwrap();
         assert!(tx.execute("select from invoices").await.is_ok());
+        assert!(
+            tx.execute("select queue.enqueue('{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}',false)")
+                .await
+                .is_ok()
+        );
     }
 
     /// TEN-6: `cargo test --release --lib a_thousand_schemas -- --ignored --nocapture`

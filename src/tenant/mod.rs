@@ -6,7 +6,7 @@
 
 mod create;
 mod migrate;
-mod names;
+mod roles;
 mod status;
 #[doc(hidden)]
 pub mod testing;
@@ -16,6 +16,6 @@ pub use create::{CreateError, NewOrganization, create};
 #[doc(hidden)]
 pub use migrate::{Measurement, measure};
 pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform, platform_is_current};
-pub use names::{drop_organization_roles, role_name};
+pub use roles::{drop_organization_roles, role_name};
 pub use status::{set_billing_status, set_billing_status_in};
 pub use tx::{TenantTx, begin};

@@ -38,3 +38,50 @@ pub async fn set_billing_status_in(
     tracing::info!(tenant, status = status.as_str(), jobs, "changed the organization's billing status");
     Ok((organization, jobs))
 }
+
+#[cfg(test)]
+mod tests {
+    use backroom_queue::{JobFilter, NewJob, Unique, enqueue, list};
+
+    use super::*;
+    use crate::tenant::testing::TestDatabase;
+
+    fn job(tenant: &str) -> NewJob {
+        NewJob {
+            id: uuid::Uuid::now_v7(),
+            queue: "default".to_owned(),
+            kind: "debug.noop".to_owned(),
+            tenant: Some(tenant.to_owned()),
+            priority: 0,
+            run_at: None,
+            max_attempts: 1,
+            args: serde_json::json!({}),
+            unique: None::<Unique>,
+            trace: None,
+        }
+    }
+
+    /// TEN-5
+    #[tokio::test]
+    async fn a_suspended_organizations_jobs_are_held_and_activation_releases_them() {
+        let database = TestDatabase::new().await;
+        let clock = Clock::system();
+        let organization = database.organization("acme").await;
+        enqueue(&database.pool, &job("acme")).await.unwrap();
+        let held = async || {
+            let filter = JobFilter { limit: 10, ..JobFilter::default() };
+            list(&database.pool, &filter).await.unwrap().iter().filter(|job| job.held).count()
+        };
+
+        let (suspended, jobs) =
+            set_billing_status(&database.pool, &clock, &organization, BillingStatus::Suspended).await.unwrap();
+        enqueue(&database.pool, &job("acme")).await.unwrap();
+        assert!(suspended.is_held());
+        assert_eq!((jobs, held().await), (1, 2));
+
+        let (active, jobs) =
+            set_billing_status(&database.pool, &clock, &organization, BillingStatus::Active).await.unwrap();
+        assert!(!active.is_held());
+        assert_eq!((jobs, held().await), (2, 0));
+    }
+}

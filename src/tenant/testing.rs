@@ -12,7 +12,7 @@ use sqlx::{
 };
 use tokio::sync::OnceCell;
 
-use super::names::{self, quote};
+use super::roles::{self, quote};
 use crate::domain::{Clock, Organization, Slug};
 
 const DEFAULT_URL: &str = "postgres://postgres@127.0.0.1/postgres";
@@ -49,7 +49,7 @@ impl TestDatabase {
         admin.execute(AssertSqlSafe(format!("create database {} template {}", quote(&name), quote(template)))).await?;
         admin.close().await?;
         let pool = PgPoolOptions::new().max_connections(8).connect_with(server.options.clone().database(&name)).await?;
-        let oid = names::database_oid(&mut *pool.acquire().await?).await?;
+        let oid = roles::database_oid(&mut *pool.acquire().await?).await?;
         Ok(Self { pool, name, oid, server, open: true })
     }
 
@@ -100,7 +100,7 @@ impl Drop for TestDatabase {
 async fn remove(server: &Server, name: &str, oid: u32) -> sqlx::Result<()> {
     let mut admin = server.connect().await?;
     admin.execute(AssertSqlSafe(format!("drop database if exists {} with (force)", quote(name)))).await?;
-    names::drop_roles_of(&mut admin, oid).await?;
+    roles::drop_roles_of(&mut admin, oid).await?;
     admin.close().await
 }
 
@@ -204,7 +204,7 @@ async fn sweep(admin: &mut PgConnection) -> sqlx::Result<()> {
             tracing::debug!(%error, database, "could not sweep an abandoned test database");
         }
     }
-    if let Err(error) = names::drop_orphaned_roles(admin).await {
+    if let Err(error) = roles::drop_orphaned_roles(admin).await {
         tracing::debug!(%error, "could not sweep the roles of vanished databases");
     }
     Ok(())
@@ -235,6 +235,7 @@ mod tests {
         let mut roles = Vec::new();
         for database in [&closed, &dropped] {
             roles.push(database.organization("acme").await.role_name);
+            roles.push(format!("backroom_{}", database.oid));
         }
         let (server, names) = (closed.server.clone(), vec![closed.name.clone(), dropped.name.clone()]);
 

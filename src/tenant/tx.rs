@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, Transaction};
 
-use super::names::quote;
+use super::roles::quote;
 use crate::domain::Organization;
 
 /// An open transaction as one organization's role, with its schema as the search path. Dropping it rolls back.

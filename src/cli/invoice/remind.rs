@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::{
     cli::{
-        exit::usage,
         job,
         output::{Output, cell},
         session::Session,
@@ -43,7 +42,7 @@ pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Resul
     }
     if organization.is_held() {
         let status = organization.billing_status;
-        return Err(usage(format!("{} is {status}: its jobs are held; `backroom org activate {0}` first", args.org)));
+        anyhow::bail!("{0} is {status}: its jobs are held; `backroom org activate {0}` first", args.org);
     }
     enqueue(session, &organization, args.no_wait, output).await
 }

@@ -111,7 +111,7 @@ fn next_budget(budget: usize, concurrency: usize, lasted: Duration) -> usize {
     } else {
         budget
     };
-    next.clamp(concurrency.clamp(1, MAX_BUDGET), MAX_BUDGET.max(concurrency))
+    next.clamp(concurrency.clamp(1, MAX_BUDGET), MAX_BUDGET)
 }
 
 #[cfg(test)]
@@ -130,6 +130,6 @@ mod tests {
             budget = next_budget(budget, 10, Duration::from_secs(5));
         }
         assert_eq!(budget, 10);
-        assert_eq!(next_budget(2000, 2000, Duration::from_secs(5)), 2000);
+        assert_eq!(next_budget(1000, 2000, Duration::from_secs(5)), MAX_BUDGET);
     }
 }
