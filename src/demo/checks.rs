@@ -39,7 +39,11 @@ pub async fn check(act: &Act<'_>, plan: &[PlannedReminder], before: usize) -> an
     let silent = [cast.rejected, cast.paid_in_time];
     let owed = plan.iter().filter(|row| !silent.contains(&row.invoice_id));
     let expected = sorted(owed.flat_map(|row| letters_for(&app.mailer, organization, row)).collect());
-    found.same("one mail per invoice and stage: each expected Message-ID arrived once, and no other", &accepted, &expected);
+    found.same(
+        "one mail per invoice and stage: each expected Message-ID arrived once, and no other",
+        &accepted,
+        &expected,
+    );
 
     let mut tx = tenant::begin(&app.db, organization).await?;
     let recorded = sorted(sent_deliveries(&mut tx).await?);
@@ -94,7 +98,11 @@ fn invoices_are_as_told(
     };
     let reminded = |row: &&PlannedReminder| ![cast.rejected, cast.paid_in_time].contains(&row.invoice_id);
     let stages = |stage: fn(&PlannedReminder, Option<&Invoice>) -> Option<u32>| -> Vec<Option<u32>> {
-        plan.iter().filter(reminded).filter(|row| row.stage.is_some()).map(|row| stage(row, by_id(row.invoice_id))).collect()
+        plan.iter()
+            .filter(reminded)
+            .filter(|row| row.stage.is_some())
+            .map(|row| stage(row, by_id(row.invoice_id)))
+            .collect()
     };
     found.same(
         "every reminded invoice counts its stage",

@@ -19,11 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use self::{api::Api, cast::Cast, screen::Screen, stage::Stage};
-use crate::{
-    domain::Scope,
-    store::api_keys,
-    telemetry, tenant,
-};
+use crate::{domain::Scope, store::api_keys, telemetry, tenant};
 
 /// Where the log goes: the screen is for the story.
 const LOG: &str = ".backroom/demo.log";
@@ -36,7 +32,9 @@ pub async fn run(once: bool) -> anyhow::Result<ExitCode> {
     telemetry::init_metrics();
     let screen = Screen::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stopped = async { tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () } };
+    let stopped = async {
+        tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+    };
     tokio::pin!(stopped);
 
     screen.title("Backroom", "the back office of B2B companies, as jobs on PostgreSQL");
@@ -101,13 +99,7 @@ async fn story(stage: &mut Stage, screen: Screen, once: bool) -> anyhow::Result<
     Ok(came_out)
 }
 
-async fn set_the_scene(
-    stage: &Stage,
-    screen: Screen,
-    cast: &Cast,
-    api: &Api,
-    queues: &[String],
-) -> anyhow::Result<()> {
+async fn set_the_scene(stage: &Stage, screen: Screen, cast: &Cast, api: &Api, queues: &[String]) -> anyhow::Result<()> {
     screen.step("The stage");
     screen.fact("database", &format!("{}, migrated", stage.database));
     screen.fact("mail server", &format!("{}, keeps what it is given", stage.mailbox.url()));

@@ -86,6 +86,7 @@ impl Act<'_> {
         let header = [Left("INVOICE"), Left("COMPANY"), Right("SEK"), Right("DAYS"), Right("NEXT"), Left("WHY")];
         self.screen.table(&header, plan.iter().map(|row| self.overdue(row)));
         let rest = self.cast.invoices - plan.len();
+        self.screen.gap();
         self.screen.say(&format!("{rest} more are paid, not due yet, drafts or cancelled: nobody is bothered."));
     }
 
@@ -202,7 +203,10 @@ impl Act<'_> {
             let (admins, days) = (self.admins(), row.days_overdue);
             self.screen.fact(
                 "! ended",
-                &format!("Invoice {}. Unpaid after {days} days and every reminder: {admins} was told, once.", row.number),
+                &format!(
+                    "Invoice {}. Unpaid after {days} days and every reminder: {admins} was told, once.",
+                    row.number
+                ),
             );
         }
         Ok(())
@@ -224,10 +228,7 @@ impl Act<'_> {
             "In one call: two more sweeps, and each of the {follow_ups} reminders and notices once more, as if every \
              worker had died before it could say that it was done."
         ));
-        self.screen.code(&format!(
-            "POST /api/v1/jobs/bulk  {{\"jobs\":[…{} entries…]}}",
-            follow_ups + 2
-        ));
+        self.screen.code(&format!("POST /api/v1/jobs/bulk  {{\"jobs\":[…{} entries…]}}", follow_ups + 2));
         let sweep = json!({ "kind": SweepOverdue::KIND });
         let jobs: Vec<Value> = [sweep.clone(), sweep].into_iter().chain(again).collect();
         let answer = self.api.post("/api/v1/jobs/bulk", &json!({ "jobs": jobs })).await?;
@@ -237,7 +238,8 @@ impl Act<'_> {
         let new_letters = self.stage.mailbox.accepted().len() - before;
         let (mut enqueued, mut cancelled) = (0, 0);
         for job in answered.iter().filter(|job| job["duplicate"] == false) {
-            let job = backroom_queue::find(&self.stage.app.db, id_of(job)?, None).await?.context("a job has vanished")?;
+            let job =
+                backroom_queue::find(&self.stage.app.db, id_of(job)?, None).await?.context("a job has vanished")?;
             if job.kind == SweepOverdue::KIND {
                 let swept: Swept = result_of(&job)?;
                 enqueued += swept.reminders + swept.escalations;

@@ -78,7 +78,7 @@ impl Screen {
     /// Lines to be copied, as they are.
     pub fn code(self, lines: &str) {
         for line in lines.lines() {
-            self.line(&format!("{MARGIN}{}", self.style("36", line)));
+            self.line(&format!("{MARGIN}  {}", self.style("36", line)));
         }
     }
 
@@ -96,13 +96,18 @@ impl Screen {
         } else {
             table.force_no_tty();
         }
+        let one_line = self.width == WIDEST;
+        if one_line {
+            // No letter is a word's end, so that a cell is cut where its room ends and not at the word before.
+            table.set_delimiter('\0');
+        }
         table.set_header(header.iter().map(|column| {
             let (Column::Left(title) | Column::Right(title)) = column;
             Cell::new(title).add_attribute(Attribute::Dim)
         }));
         for row in rows {
             let mut row = Row::from(row.into_iter().map(cell));
-            if self.width == WIDEST {
+            if one_line {
                 row.max_height(1);
             }
             table.add_row(row);
@@ -112,6 +117,7 @@ impl Screen {
                 set.set_cell_alignment(CellAlignment::Right);
             }
         }
+        self.gap();
         for line in table.to_string().lines() {
             let line = if self.lively { line } else { line.trim_end() };
             self.line(&format!("  {line}"));
@@ -146,6 +152,7 @@ impl Screen {
         let code = match lead.chars().next() {
             Some('✓') => "32",
             Some('✗') => "1;31",
+            Some('↻' | '!') => "33",
             _ => "2",
         };
         self.style(code, lead)

@@ -17,6 +17,7 @@ use backroom_queue::{
 };
 use futures::{FutureExt, future::BoxFuture};
 use secrecy::SecretString;
+use sqlx::PgConnection;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,9 @@ use crate::{
     mail::mailbox::{Mailbox, MailboxRules},
     telemetry, tenant, vault,
 };
+
+/// Any constant will do; it says "one demo in a database".
+const DEMO_LOCK: i64 = 0x6261_636b_6465_6d6f;
 
 /// A free port of this machine.
 const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
@@ -59,6 +63,8 @@ pub struct Stage {
     ticking: Arc<AtomicBool>,
     shutdown: CancellationToken,
     parts: JoinSet<anyhow::Result<()>>,
+    /// Ends with this value.
+    _alone: PgConnection,
 }
 
 impl Stage {
@@ -81,6 +87,7 @@ impl Stage {
         config.http.public_url = format!("http://{address}");
 
         let app = App::connect(config, clock).await?;
+        let alone = be_alone(&app).await?;
         let database = migrate(&app).await?;
         let registry = Arc::new(jobs::registry(&app.config));
         let schedules = Arc::new(context::schedules(&app.config, &registry)?);
@@ -91,7 +98,18 @@ impl Stage {
         let sampler = telemetry::sample_queues(app.db.clone(), shutdown.clone());
         parts.spawn(sampler.map(Ok));
         let as_configured = address == wanted || wanted.port() == 0;
-        Ok(Self { app, registry, mailbox, address, as_configured, database, ticking: Arc::default(), shutdown, parts })
+        Ok(Self {
+            app,
+            registry,
+            mailbox,
+            address,
+            as_configured,
+            database,
+            ticking: Arc::default(),
+            shutdown,
+            parts,
+            _alone: alone,
+        })
     }
 
     /// Starts the worker, all queues, and the scheduler, for this organization alone. Answers the queues' names.
@@ -144,6 +162,15 @@ impl Stage {
             tracing::warn!("some parts of the demo did not stop in time");
         }
     }
+}
+
+/// Two demos in one database would take each other's jobs.
+async fn be_alone(app: &App) -> anyhow::Result<PgConnection> {
+    let mut connection = app.db.acquire().await?.detach();
+    let alone: bool =
+        sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(DEMO_LOCK).fetch_one(&mut connection).await?;
+    ensure!(alone, "another demo is up in this database: end it first (Ctrl-C in its terminal)");
+    Ok(connection)
 }
 
 /// Migrates, and refuses a database whose waiting work is somebody else's: the demo's worker would do it, and its mail
