@@ -185,7 +185,7 @@ impl Config {
 
     fn check(&self) -> anyhow::Result<()> {
         ensure!(self.database.max_connections >= 2, "database.max_connections must be at least 2");
-        ensure!(self.worker.lease_s >= 3, "worker.lease_s must be at least 3 seconds");
+        ensure!(self.worker.lease_s >= 1, "worker.lease_s must be at least 1 second");
         ensure!(self.worker.poll_ms >= 1, "worker.poll_ms must be at least 1 millisecond");
         ensure!(self.http.rate_limit_per_minute >= 1, "http.rate_limit_per_minute must be at least 1");
         if self.environment == Environment::Production {

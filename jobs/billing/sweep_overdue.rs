@@ -218,6 +218,23 @@ mod tests {
         assert_eq!(swept, Swept { checked: all, marked_overdue: all, reminders: all, ..Swept::default() });
     }
 
+    /// BILL-4: `cargo test --release --lib a_million_invoices -- --ignored --nocapture`
+    #[tokio::test]
+    #[ignore = "a measurement: minutes"]
+    async fn a_million_invoices_are_swept() {
+        let world = World::new().await;
+        let overdue = world.invoice("F-1", "kund@example.se", 3).await;
+        let later = world.invoice("F-2", "later@example.se", -20).await;
+        world.copy_invoice(overdue.id, 99_999).await;
+        world.copy_invoice(later.id, 899_999).await;
+        let started = std::time::Instant::now();
+
+        let swept = sweep(&world).await;
+
+        println!("{swept:?} in {:?}", started.elapsed());
+        assert_eq!(swept.reminders, 100_000);
+    }
+
     /// BILL-8
     #[tokio::test]
     async fn a_plan_says_who_and_why_and_changes_nothing() {

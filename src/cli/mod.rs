@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    /// CLI-1 to CLI-4
+    /// CLI-1, CLI-2, CLI-3, CLI-4
     #[test]
     fn every_command_says_what_it_does_and_shows_an_example_of_itself() {
         let command = Cli::command();

@@ -161,13 +161,11 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             (path, error.into_inner())
         })
         .and_then(|value| json.end().map(|()| value).map_err(|error| (String::new(), error)));
-    parsed.map_err(|(path, error)| {
-        if error.is_data() {
-            field_error(&path, &error.to_string()).into()
-        } else {
-            not_json(&error)
-        }
-    })
+    parsed.map_err(
+        |(path, error)| {
+            if error.is_data() { field_error(&path, &error.to_string()).into() } else { not_json(&error) }
+        },
+    )
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {

@@ -145,7 +145,7 @@ fn without_options(url: &str) -> String {
 
 /// The name of the migrated template, made if it is not there yet. Sweeps what killed runs left.
 async fn template(server: &Server) -> anyhow::Result<String> {
-    let name = format!("backroom_template_{}", migrations_hash());
+    let name = format!("backroom_template_{}", hash_of(server.options.get_username()));
     let mut admin = server.connect().await?;
     sqlx::query("select pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut admin).await?;
     sweep(&mut admin).await?;
@@ -176,11 +176,11 @@ async fn template(server: &Server) -> anyhow::Result<String> {
     Ok(name)
 }
 
-/// Of everything that shapes a migrated database.
-fn migrations_hash() -> String {
+/// Of everything that shapes a migrated database, and of who may copy it: its owner.
+fn hash_of(owner: &str) -> String {
     let migrators =
         [backroom_queue::migrator(), sqlx::migrate!("./migrations/platform"), sqlx::migrate!("./migrations/tenant")];
-    let mut hash = Sha256::new();
+    let mut hash = Sha256::new_with_prefix(owner);
     for migration in migrators.iter().flat_map(|migrator| migrator.iter()) {
         hash.update(migration.version.to_be_bytes());
         hash.update(&*migration.checksum);

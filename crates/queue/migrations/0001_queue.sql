@@ -67,6 +67,21 @@ create index finished_jobs_discarded_idx on queue.finished_jobs (id) where state
 -- The safety net for a row whose day has no partition yet; the keeper makes partitions ahead of time.
 create table queue.finished_jobs_default partition of queue.finished_jobs default;
 
+-- Makes the partition of a day, and brings home the rows that the default partition took in meanwhile.
+create function queue.make_history_partition(p_day date) returns void language plpgsql as $$
+declare
+    name text := 'finished_jobs_' || to_char(p_day, 'YYYYMMDD');
+begin
+    if to_regclass('queue.' || name) is not null then
+        return;
+    end if;
+    execute format('create table queue.%I (like queue.finished_jobs including defaults including constraints)', name);
+    execute format('with early as (delete from queue.finished_jobs_default where expires_on = %L returning *)
+                    insert into queue.%I select * from early', p_day, name);
+    execute format('alter table queue.finished_jobs attach partition queue.%I for values from (%L) to (%L)',
+                   name, p_day, p_day + 1);
+end $$;
+
 -- Uniqueness. `expires_at` null: the key is taken until its job ends; otherwise until that time, whatever the job does.
 create table queue.unique_keys (
     key        text primary key,

@@ -40,9 +40,9 @@ impl Program {
             .with("BACKROOM__VAULT__KEYS", vault::generate_key())
             .with("BACKROOM__VAULT__INDEX_KEY", vault::generate_index_key())
             .with("BACKROOM__JOBS__DEBUG_KINDS", "true")
-            .with("BACKROOM__WORKER__LEASE_S", "2")
+            .with("BACKROOM__WORKER__LEASE_S", "3")
             .with("BACKROOM__MAIL__MAILBOX_LISTEN", "")
-            .with("BACKROOM__LOG__FILTER", "warn")
+            .with("BACKROOM__LOG__FILTER", "error")
             .with("NO_COLOR", "1")
     }
 

@@ -188,7 +188,10 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
         sqlx::query("set lock_timeout = '1s'").execute(&mut *db).await?;
         for &days in retentions {
             for ahead in 0..=1 {
-                make_partition(&mut db, i32::from(days) + ahead).await?;
+                sqlx::query("select queue.make_history_partition(current_date + $1)")
+                    .bind(i32::from(days) + ahead)
+                    .execute(&mut *db)
+                    .await?;
             }
         }
         let expired: Vec<String> = sqlx::query_scalar(
@@ -223,22 +226,4 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
         db.close_on_drop();
     }
     result
-}
-
-async fn make_partition(db: &mut sqlx::PgConnection, days_ahead: i32) -> sqlx::Result<()> {
-    let (name, from, to, exists): (String, String, String, bool) = sqlx::query_as(
-        "select 'finished_jobs_' || to_char(d, 'YYYYMMDD'), to_char(d, 'YYYY-MM-DD'), to_char(d + 1, 'YYYY-MM-DD'),
-                to_regclass('queue.finished_jobs_' || to_char(d, 'YYYYMMDD')) is not null
-         from (select current_date + $1) day (d)",
-    )
-    .bind(days_ahead)
-    .fetch_one(&mut *db)
-    .await?;
-    if !exists {
-        let create = format!(
-            "create table if not exists queue.{name} partition of queue.finished_jobs for values from ('{from}') to ('{to}')"
-        );
-        sqlx::query(AssertSqlSafe(create)).execute(db).await?;
-    }
-    Ok(())
 }
