@@ -84,7 +84,6 @@ impl From<ApiKey> for KeyView {
 #[utoipa::path(
     post, path = "/api-keys", tag = "organization", operation_id = "create_api_key",
     security(("api_key" = ["organization:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = KeyRequest,
     responses((status = 201, description = "Made", body = NewKey), Problems)
 )]

@@ -276,28 +276,33 @@ fn subdomain(host: &str, base_domain: &str) -> Option<Slug> {
 
 /// The keys that were good a moment ago, by hash.
 #[derive(Default)]
-pub struct KnownKeys(RwLock<HashMap<[u8; 32], (Instant, Arc<Caller>)>>);
+pub struct KnownKeys(RwLock<HashMap<[u8; 32], Known>>);
+
+struct Known {
+    since: Instant,
+    caller: Arc<Caller>,
+}
 
 impl KnownKeys {
     fn recall(&self, hash: &[u8; 32]) -> Option<Arc<Caller>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(hash).filter(|(since, _)| since.elapsed() < REMEMBERED).map(|(_, caller)| caller.clone())
+        known.get(hash).filter(|known| known.since.elapsed() < REMEMBERED).map(|known| known.caller.clone())
     }
 
     fn remember(&self, hash: [u8; 32], caller: Arc<Caller>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_REMEMBERED {
-            known.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
+            known.retain(|_, known| known.since.elapsed() < REMEMBERED);
         }
         if known.len() < MAX_REMEMBERED {
-            known.insert(hash, (Instant::now(), caller));
+            known.insert(hash, Known { since: Instant::now(), caller });
         }
     }
 
     /// Forgets an organization, so that what was changed through this process counts at once.
     pub fn forget(&self, organization: Uuid) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, (_, caller)| caller.organization.id != organization);
+        known.retain(|_, known| known.caller.organization.id != organization);
     }
 }
 

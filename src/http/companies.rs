@@ -215,7 +215,6 @@ fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
 #[utoipa::path(
     post, path = "/companies", tag = "companies", operation_id = "create_company",
     security(("api_key" = ["billing:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = CompanyRequest,
     responses((status = 201, description = "Stored", body = CompanyView), Problems)
 )]

@@ -323,7 +323,6 @@ fn today(state: &ApiState, caller: &Caller) -> NaiveDate {
 #[utoipa::path(
     post, path = "/invoices", tag = "invoices", operation_id = "create_invoice",
     security(("api_key" = ["billing:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = InvoiceRequest,
     responses((status = 201, description = "Stored", body = InvoiceView), Problems)
 )]
@@ -489,7 +488,6 @@ async fn clear_reminder_failure(
 #[utoipa::path(
     post, path = "/invoices/import", tag = "invoices", operation_id = "import_invoices",
     security(("api_key" = ["billing:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body(content = String, content_type = "text/csv"),
     responses((status = 200, description = "Read; see `errors`", body = Imported), Problems)
 )]

@@ -86,6 +86,7 @@ struct BulkRequest {
 
 /// What became of an enqueue.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Enqueued)]
 pub struct EnqueuedView {
     id: Uuid,
     #[schema(value_type = JobStateView)]
@@ -247,7 +248,6 @@ fn location(id: Uuid) -> String {
 /// Enqueues a job.
 #[utoipa::path(
     post, path = "/jobs", tag = "jobs", operation_id = "enqueue_job", security(("api_key" = ["jobs:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = EnqueueRequest,
     responses(
         (status = 202, description = "Queued", body = EnqueuedView,
@@ -277,7 +277,6 @@ async fn enqueue(
 /// Enqueues many jobs, all or none.
 #[utoipa::path(
     post, path = "/jobs/bulk", tag = "jobs", operation_id = "enqueue_jobs", security(("api_key" = ["jobs:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = BulkRequest,
     responses((status = 202, description = "Queued", body = BulkEnqueued), Problems)
 )]

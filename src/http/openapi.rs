@@ -75,6 +75,13 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
         "api_key": {"type": "http", "scheme": "bearer", "description": "A key of the organization"},
         "operator": {"type": "http", "scheme": "bearer", "description": "The installation's `http.operator_token`"},
     });
+    components["parameters"] = json!({
+        "IdempotencyKey": {
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "Repeating the request with the same key gives the first answer again.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        },
+    });
     let schemas = &mut components["schemas"];
     for (name, schema) in [("Problem", ProblemBody::schema()), ("ProblemField", ProblemField::schema())] {
         schemas[name] = serde_json::to_value(schema).expect("a schema has a JSON form");
@@ -95,7 +102,24 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
         let args = &mut schemas["EnqueueRequest"]["properties"]["args"];
         *args = json!({"description": "As the schema of the kind says.", "anyOf": choices});
     }
+    offer_idempotency(&mut document);
     document
+}
+
+/// Every POST takes an `Idempotency-Key`, but for the operator's on queues and schedules: a key belongs to an organization.
+fn offer_idempotency(document: &mut Value) {
+    let Some(paths) = document["paths"].as_object_mut() else { return };
+    for (path, item) in paths {
+        if path.contains("/queues/") || path.contains("/schedules/") {
+            continue;
+        }
+        if let Some(operation) = item.get_mut("post").and_then(Value::as_object_mut) {
+            let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+            if let Some(parameters) = parameters.as_array_mut() {
+                parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
+            }
+        }
+    }
 }
 
 /// Files a kind's schema, and the definitions inside it, under the document's components.

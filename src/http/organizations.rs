@@ -243,7 +243,6 @@ async fn change_own(
 /// Its Idempotency-Key is kept with the new organization: a repeat with the same slug gives the first answer again.
 #[utoipa::path(
     post, path = "/organizations", tag = "operator", operation_id = "create_organization", security(("operator" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats give the first answer again")),
     request_body = OrganizationRequest,
     responses((status = 201, description = "Created", body = OrganizationView), Problems)
 )]

@@ -360,13 +360,18 @@ pub fn finish(response: Response, request_id: &str) -> Response {
 /// A database error: the server's fault or its database's, never the client's.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
-                tracing::error!(%error, "the database is out of reach");
-                Self::new(ProblemType::Unavailable, "the database cannot be reached at the moment").retry_after(1)
-            }
-            error => Self::internal(error),
+        // Shutting down, starting, or out of connections (PostgreSQL, appendix A, classes 57 and 53).
+        let passing = |code: Option<&str>| matches!(code, Some("57P01" | "57P02" | "57P03" | "53300"));
+        let unavailable = match &error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => true,
+            sqlx::Error::Database(error) => passing(error.code().as_deref()),
+            _ => false,
+        };
+        if !unavailable {
+            return Self::internal(error);
         }
+        tracing::error!(%error, "the database is out of reach");
+        Self::new(ProblemType::Unavailable, "the database cannot be reached at the moment").retry_after(1)
     }
 }
 
