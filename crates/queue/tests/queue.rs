@@ -1,4 +1,5 @@
 //! The queue from outside: real PostgreSQL, real workers.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The scheduler on a real PostgreSQL. Time is a parameter; nothing here sleeps to let time pass.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod support;
 

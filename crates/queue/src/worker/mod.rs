@@ -196,6 +196,9 @@ fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Spa
     metrics::histogram!("queue_wait_seconds", &labels).record(job.waited_s);
     metrics::counter!("queue_jobs_total", "kind" => job.kind.clone(), "queue" => job.queue.clone(), "outcome" => outcome.as_str())
         .increment(1);
+    if matches!(outcome, Outcome::Completed { .. } | Outcome::Cancelled { .. } | Outcome::Discarded { .. }) {
+        metrics::histogram!("queue_attempts", &labels).record(f64::from(job.attempt));
+    }
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let _entered = span.enter();
     match outcome {

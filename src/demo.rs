@@ -1,4 +1,0 @@
-//! demo
-pub async fn run(_once: bool) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("the demo is not part of this build")
-}
