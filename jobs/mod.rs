@@ -6,6 +6,7 @@ use crate::{config::Config, context::App};
 
 pub mod billing;
 pub mod debug;
+pub mod platform;
 #[cfg(test)]
 mod testing;
 
@@ -15,6 +16,8 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::SweepOverdue,    // daily at 09:00, the organization's time
         billing::RemindInvoice,   // by the sweep
         billing::EscalateInvoice, // by the sweep, after the last reminder
+        platform::ExpireTrials,         // daily at 02:00 UTC
+        platform::PruneIdempotencyKeys, // daily at 03:00 UTC
     ];
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }
 }

@@ -88,6 +88,13 @@ fn describe() {
         Unit::Count,
         "Attempts that jobs had used when they ended, by kind and queue."
     );
+    describe_counter!("queue_rescued_total", Unit::Count, "Jobs taken back from workers that were lost.");
+    describe_counter!(
+        "queue_outcomes_refused_total",
+        Unit::Count,
+        "Outcomes that came after their job's lease was lost."
+    );
+    describe_counter!("schedule_ticks_total", Unit::Count, "Ticks that were decided, by schedule and outcome.");
     describe_gauge!("queue_depth", Unit::Count, "Unfinished jobs, by queue and state.");
     describe_gauge!(
         "queue_oldest_available_seconds",

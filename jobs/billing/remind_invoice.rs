@@ -40,7 +40,8 @@ impl Job for RemindInvoice {
     type App = App;
     const KIND: &'static str = "billing.remind_invoice";
     const QUEUE: &'static str = QUEUE;
-    const MAX_ATTEMPTS: u32 = 8;
+    /// Rides out a mail server that is away for half a day.
+    const MAX_ATTEMPTS: u32 = 20;
 
     fn backoff() -> Backoff {
         Backoff::exponential(Duration::from_secs(30), Duration::from_secs(3600))

@@ -150,6 +150,20 @@ pub async fn active(db: &mut PgConnection) -> Result<Vec<Organization>, StoreErr
     rows.into_iter().map(Organization::try_from).collect()
 }
 
+/// Those whose trial is over, locked until the transaction ends.
+pub async fn lock_expired_trials(db: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<Organization>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, slug, name, tier, billing_status, time_zone, locale, feature_flags, settings, trial_ends_at,
+                schema_name, role_name, created_at, updated_at
+         from public.organizations where billing_status = 'trial' and trial_ends_at <= $1 order by slug for update",
+        now
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Organization::try_from).collect()
+}
+
 /// Changes the organization and answers it as it is now.
 pub async fn update(
     db: &mut PgConnection,

@@ -207,4 +207,4 @@ begin
                existing[n] is not null
         from generate_series(1, cardinality(p_ids)) n;
 end $$;
-revoke all on function queue.enqueue from public;
+revoke all on function queue.enqueue, queue.lock_tenant, queue.make_history_partition from public;

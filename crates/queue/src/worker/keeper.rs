@@ -175,55 +175,42 @@ pub(crate) async fn housekeeping<A: Send + Sync + 'static>(shared: Arc<Shared<A>
     }
 }
 
-/// One round of housekeeping: tomorrow's partitions, yesterday's history, expired unique keys.
+/// One round of housekeeping: tomorrow's partitions, yesterday's history, expired unique keys. One transaction, so that
+/// lock and time-out end with it, also behind a transaction-mode pooler.
 pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sqlx::Result<()> {
-    let mut db = pool.acquire().await?;
-    let ours: bool =
-        sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(HOUSEKEEPING_LOCK).fetch_one(&mut *db).await?;
+    let mut tx = pool.begin().await?;
+    let ours: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
+        .bind(HOUSEKEEPING_LOCK)
+        .fetch_one(&mut *tx)
+        .await?;
     if !ours {
         return Ok(());
     }
-    let result = async {
-        // Partition changes lock the parent for a moment: give up rather than queue in front of the workers.
-        sqlx::query("set lock_timeout = '1s'").execute(&mut *db).await?;
-        for &days in retentions {
-            for ahead in 0..=1 {
-                sqlx::query("select queue.make_history_partition(current_date + $1)")
-                    .bind(i32::from(days) + ahead)
-                    .execute(&mut *db)
-                    .await?;
-            }
-        }
-        let expired: Vec<String> = sqlx::query_scalar(
-            "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-             where i.inhparent = 'queue.finished_jobs'::regclass and c.relname ~ '^finished_jobs_[0-9]{8}$'
-               and to_date(right(c.relname, 8), 'YYYYMMDD') < current_date",
-        )
-        .fetch_all(&mut *db)
-        .await?;
-        for partition in expired {
-            sqlx::query(AssertSqlSafe(format!("drop table queue.{partition}"))).execute(&mut *db).await?;
-            tracing::info!(partition, "dropped a day of history");
-        }
-        sqlx::query("delete from queue.finished_jobs_default where expires_on < current_date")
-            .execute(&mut *db)
-            .await?;
-        sqlx::query(
-            "delete from queue.unique_keys where key in (
-                 select key from queue.unique_keys where expires_at < now() limit 10000 for update skip locked)",
-        )
-        .execute(&mut *db)
-        .await?;
-        Ok::<(), sqlx::Error>(())
+    // Partition changes lock the parent for a moment: give up rather than queue in front of the workers.
+    sqlx::query("set local lock_timeout = '1s'").execute(&mut *tx).await?;
+    for days in retentions.iter().flat_map(|&days| [i32::from(days), i32::from(days) + 1]) {
+        sqlx::query("select queue.make_history_partition(current_date + $1)").bind(days).execute(&mut *tx).await?;
     }
-    .await;
-    // A connection that keeps the lock or the time-out must not go back to the pool.
-    let cleared = sqlx::query("select pg_advisory_unlock($1), set_config('lock_timeout', '0', false)")
-        .bind(HOUSEKEEPING_LOCK)
-        .execute(&mut *db)
-        .await;
-    if cleared.is_err() {
-        db.close_on_drop();
+    let expired: Vec<String> = sqlx::query_scalar(
+        "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = 'queue.finished_jobs'::regclass and c.relname ~ '^finished_jobs_[0-9]{8}$'
+           and to_date(right(c.relname, 8), 'YYYYMMDD') < current_date",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for partition in &expired {
+        sqlx::query(AssertSqlSafe(format!("drop table queue.{partition}"))).execute(&mut *tx).await?;
     }
-    result
+    sqlx::query("delete from queue.finished_jobs_default where expires_on < current_date").execute(&mut *tx).await?;
+    sqlx::query(
+        "delete from queue.unique_keys where key in (
+             select key from queue.unique_keys where expires_at < now() limit 10000 for update skip locked)",
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    for partition in expired {
+        tracing::info!(partition, "dropped a day of history");
+    }
+    Ok(())
 }
