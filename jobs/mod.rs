@@ -13,9 +13,9 @@ mod testing;
 /// Every kind of job, the single list that workers, API, command line and schedules read.
 pub fn registry(config: &Config) -> Registry<App> {
     let kinds = registry![
-        billing::SweepOverdue,    // daily at 09:00, the organization's time
-        billing::RemindInvoice,   // by the sweep
-        billing::EscalateInvoice, // by the sweep, after the last reminder
+        billing::SweepOverdue,          // daily at 09:00, the organization's time
+        billing::RemindInvoice,         // by the sweep
+        billing::EscalateInvoice,       // by the sweep, after the last reminder
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
     ];

@@ -54,8 +54,7 @@ mod tests {
             .unwrap();
         }
         let job = NewJob::of(&PruneIdempotencyKeys {});
-        let (outcome, _) =
-            run_inline(&world.app.db, &world.registry, world.app.clone(), job, |_, _| {}).await.unwrap();
+        let (outcome, _) = run_inline(&world.app.db, &world.registry, world.app.clone(), job, |_, _| {}).await.unwrap();
         assert_eq!(outcome, Outcome::Completed { result: Some(json!({ "forgotten": 1 })) });
         let left: Vec<String> =
             sqlx::query_scalar("select key from public.idempotency_keys").fetch_all(&world.app.db).await.unwrap();

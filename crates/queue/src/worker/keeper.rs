@@ -179,10 +179,8 @@ pub(crate) async fn housekeeping<A: Send + Sync + 'static>(shared: Arc<Shared<A>
 /// lock and time-out end with it, also behind a transaction-mode pooler.
 pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sqlx::Result<()> {
     let mut tx = pool.begin().await?;
-    let ours: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
-        .bind(HOUSEKEEPING_LOCK)
-        .fetch_one(&mut *tx)
-        .await?;
+    let ours: bool =
+        sqlx::query_scalar("select pg_try_advisory_xact_lock($1)").bind(HOUSEKEEPING_LOCK).fetch_one(&mut *tx).await?;
     if !ours {
         return Ok(());
     }
