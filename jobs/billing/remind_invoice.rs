@@ -339,7 +339,9 @@ mod tests {
         }
 
         let failed = world.reload(invoice.id).await;
-        assert!(failed.reminder_error.unwrap().contains("all 8 attempts failed"));
+        assert!(
+            failed.reminder_error.unwrap().contains(&format!("all {} attempts failed", RemindInvoice::MAX_ATTEMPTS))
+        );
         assert_eq!(world.event_kinds(invoice.id).await.last().unwrap(), "invoice.reminder_failed");
     }
 
