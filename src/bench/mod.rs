@@ -62,7 +62,10 @@ pub async fn run(names: Vec<String>) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !NAMES.iter().any(|known| known.starts_with(name.as_str()))) {
         bail!("there is no measurement {unknown}; there are {}", NAMES.join(", "));
     }
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let matches = |wanted: &str, name: &str| {
+        name == wanted || name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| matches(wanted, name));
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build: the figures mean nothing. Use bin/bench.");
     }

@@ -8,14 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, record, record::Ended};
 
 const MAX_BATCH: usize = 1000;
+/// Outcomes that may wait for the batch before theirs. A full channel holds its jobs' places in their queues, so that no
+/// worker claims faster than the database can record.
+pub(crate) const BACKLOG: usize = 2 * MAX_BATCH;
 
 /// Runs until every sender is gone and everything is recorded, or until `give_up`: what is unrecorded then comes back
-/// when its lease has run out. The channel is unbounded, but holds no more than the fetchers' budgets.
-pub(crate) async fn run<A>(
-    shared: Arc<Shared<A>>,
-    mut ended: mpsc::UnboundedReceiver<Ended>,
-    give_up: CancellationToken,
-) {
+/// when its lease has run out.
+pub(crate) async fn run<A>(shared: Arc<Shared<A>>, mut ended: mpsc::Receiver<Ended>, give_up: CancellationToken) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while ended.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let mut pause = Duration::ZERO;

@@ -35,7 +35,7 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
         let renewed: sqlx::Result<Vec<(Uuid, bool)>> = sqlx::query_as(
             "update queue.jobs j set lease_until = now() + make_interval(secs => $3)
              from unnest($1::uuid[], $2::uuid[]) as o (id, lease)
-             where j.id = o.id and j.lease = o.lease and j.state = 'running'
+             where j.id = o.id and j.lease = o.lease
              returning j.id, j.cancel_requested_at is not null",
         )
         .bind(&ids)

@@ -89,7 +89,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         }
         anyhow::ensure!(config.lease >= Duration::from_secs(1), "a lease must be at least one second");
 
-        let (ended, outcomes) = mpsc::unbounded_channel();
+        let (ended, outcomes) = mpsc::channel(acker::BACKLOG);
         // Fires when the patience at shutdown is over: running handlers are ended and handed back.
         let abort = CancellationToken::new();
         // Fires when nothing is in hand any more.
@@ -163,11 +163,11 @@ async fn work<A: Send + Sync + 'static>(
     shared: Arc<Shared<A>>,
     job: Claimed,
     abort: CancellationToken,
-    ended: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::Sender<Ended>,
 ) {
     let ended_job = run_attempt(&shared, &job, abort, None).await;
     // The acker outlives all workers.
-    let _ = ended.send(ended_job);
+    let _ = ended.send(ended_job).await;
 }
 
 async fn run_attempt<A: Send + Sync + 'static>(

@@ -1,5 +1,8 @@
 //! Writing outcomes. Every statement is fenced: it touches a row only if it still runs under the lease and attempt
 //! that the outcome belongs to, so a worker that lost its job can never overwrite what its successor did.
+//!
+//! Only running jobs have a lease (`jobs_lease_check`), so the fence need not name the state. It must not: statistics
+//! from a time when nothing was running would tempt the planner to walk the index of running jobs once per outcome.
 
 use std::time::Duration;
 
@@ -102,7 +105,7 @@ async fn finish(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Result<V
                  as o (id, lease, attempt, error, final_state, result, reason, retention_days)
          ), gone as (
              delete from queue.jobs j using outcome o
-             where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt and j.state = 'running'
+             where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt
              returning j.id, j.queue, j.kind, j.tenant, j.priority, j.run_at, j.attempt, j.max_attempts, j.args, j.unique_key,
                        j.worker, j.attempted_at, j.trace, j.created_at, o.final_state, o.result, o.reason, o.retention_days,
                        case when o.error is null then j.errors
@@ -158,7 +161,7 @@ async fn reschedule(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Resu
                       end
          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::bool[])
               as o (id, lease, attempt, error, next_state, wait, charge)
-         where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt and j.state = 'running'
+         where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt
          returning j.id",
     )
     .bind(columns.ids)
