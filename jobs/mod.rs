@@ -42,6 +42,15 @@ mod tests {
         }
     }
 
+    /// CRON-1: the schedules that ship name kinds that exist, with arguments that decode.
+    #[tokio::test]
+    async fn the_shipped_schedules_fit_the_kinds() {
+        let world = World::new().await;
+        let schedules = crate::context::schedules(&world.app.config, &world.registry).unwrap();
+        assert!(schedules.get("billing.sweep_overdue").unwrap().per_tenant());
+        assert!(!schedules.get("platform.expire_trials").unwrap().per_tenant());
+    }
+
     /// There are no debug kinds unless the configuration asks for them.
     #[tokio::test]
     async fn debug_kinds_are_off_by_default() {

@@ -4,7 +4,7 @@
 mod processes;
 mod queue;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::tenant;
+use crate::{context::connect_options, tenant};
 
 /// Every measurement that `bin/bench` knows, in the order in which it takes them.
 pub const NAMES: [&str; 9] = [
@@ -109,7 +109,7 @@ struct Database {
 impl Database {
     async fn create() -> anyhow::Result<Self> {
         let url = std::env::var("DATABASE_URL").context("DATABASE_URL is not set; bin/bench sets it")?;
-        let server = PgConnectOptions::from_str(&url).context("DATABASE_URL is not a PostgreSQL address")?;
+        let server = connect_options(&url)?;
         let name = format!("backroom_bench_{}", std::process::id());
         let mut admin = PgConnection::connect_with(&server).await.context("could not connect to DATABASE_URL")?;
         admin.execute(AssertSqlSafe(format!("create database {name}"))).await?;
@@ -120,11 +120,9 @@ impl Database {
             .connect_with(server.clone().database(&name))
             .await?;
         tenant::migrate_platform(&pool).await?;
-        let (base, query) = url.split_once('?').map_or((url.as_str(), None), |(base, query)| (base, Some(query)));
-        let scheme_end = base.find("://").map_or(0, |at| at + 3);
-        let authority_end = base[scheme_end..].find('/').map_or(base.len(), |at| scheme_end + at);
-        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-        let url = format!("{}/{name}{query}", &base[..authority_end]);
+        let mut url = url::Url::parse(&url).context("DATABASE_URL is not an address")?;
+        url.set_path(&name);
+        let url = url.into();
         Ok(Self { pool, name, server, url })
     }
 

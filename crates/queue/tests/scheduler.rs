@@ -191,15 +191,6 @@ impl MapToString for Vec<DateTime<Tz>> {
     }
 }
 
-/// CRON-1: the product's own file, with its kinds played by one of ours.
-#[test]
-fn the_products_schedules_are_well_formed() {
-    let text = include_str!("../../../config/schedules.toml")
-        .replace("kind = \"billing.sweep_overdue\"", "kind = \"test.tidy\"");
-    let all = schedules(&text);
-    assert!(all.get("billing.sweep_overdue").unwrap().per_tenant());
-}
-
 /// CRON-2
 #[tokio::test]
 async fn schedulers_that_beat_at_once_enqueue_each_tick_once() {

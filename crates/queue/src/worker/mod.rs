@@ -165,29 +165,26 @@ async fn work<A: Send + Sync + 'static>(
     abort: CancellationToken,
     ended: mpsc::Sender<Ended>,
 ) {
-    let ended_job = run_attempt(&shared, &job, abort, None).await;
-    // The acker outlives all workers.
-    let _ = ended.send(ended_job).await;
+    if let Some(ended_job) = run_attempt(&shared, &job, abort, None).await {
+        // The acker outlives all workers.
+        let _ = ended.send(ended_job).await;
+    }
 }
 
+/// `None`: the job's lease was lost before it began, so it is another worker's now.
 async fn run_attempt<A: Send + Sync + 'static>(
     shared: &Shared<A>,
     job: &Claimed,
     abort: CancellationToken,
     progress: Option<crate::job::ProgressFn>,
-) -> Ended {
+) -> Option<Ended> {
+    let cancelled = shared.in_hand.cancellation(job)?;
     let started = std::time::Instant::now();
-    let around = Surroundings {
-        registry: &shared.registry,
-        app: &shared.app,
-        cancelled: shared.in_hand.cancellation(job.id),
-        abort,
-        progress,
-    };
+    let around = Surroundings { registry: &shared.registry, app: &shared.app, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
     observe(job, &outcome, started.elapsed(), &span);
-    Ended::new(job, retention_days, outcome)
+    Some(Ended::new(job, retention_days, outcome))
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {
