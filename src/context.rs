@@ -7,7 +7,7 @@ use backroom_queue::{
     Registry,
     scheduler::{Schedules, TenantZone, Tenants},
 };
-use futures::future::BoxFuture;
+use futures::{TryFutureExt, future::BoxFuture};
 use secrecy::ExposeSecret;
 use sqlx::{
     ConnectOptions, Connection, PgPool,
@@ -16,9 +16,10 @@ use sqlx::{
 
 use crate::{
     config::{Config, Database},
-    domain::{Clock, Organization},
+    domain::Clock,
     mail::{Mailer, MailerOptions},
-    store, tenant,
+    store::{StoreError, organizations},
+    tenant,
     vault::Vault,
 };
 
@@ -60,15 +61,14 @@ impl App {
 /// The scheduler asks the application whom schedules fan out to.
 impl Tenants for App {
     fn schedule_tenants(&self) -> BoxFuture<'_, anyhow::Result<Vec<TenantZone>>> {
-        Box::pin(schedule_tenants(&self.db))
+        Box::pin(schedule_tenants(&self.db).map_err(anyhow::Error::from))
     }
 }
 
 /// The organizations in good standing, each with the clock it lives by.
-pub async fn schedule_tenants(db: &PgPool) -> anyhow::Result<Vec<TenantZone>> {
-    let organizations = store::organizations::active(&mut *db.acquire().await?).await?;
-    let zone = |o: Organization| TenantZone { tenant: o.slug.as_str().to_owned(), time_zone: o.time_zone };
-    Ok(organizations.into_iter().map(zone).collect())
+pub async fn schedule_tenants(db: &PgPool) -> Result<Vec<TenantZone>, StoreError> {
+    let active = organizations::active(&mut *db.acquire().await?).await?;
+    Ok(active.into_iter().map(|o| TenantZone { tenant: o.slug, time_zone: o.time_zone }).collect())
 }
 
 /// The schedules in force, checked against the kinds of jobs.

@@ -30,7 +30,7 @@ impl Job for ExpireTrials {
         }
         tx.commit().await?;
         let slugs: Vec<&str> = expired.iter().map(|organization| organization.slug.as_str()).collect();
-        Ok(Verdict::done_with(json!({ "suspended": slugs }))?)
+        Verdict::done_with(json!({ "suspended": slugs }))
     }
 }
 

@@ -5,5 +5,10 @@ mod prune_idempotency_keys;
 
 pub use self::{expire_trials::ExpireTrials, prune_idempotency_keys::PruneIdempotencyKeys};
 
-/// Why such a job gives up when an organization's key enqueued it.
-const NOT_FOR_TENANTS: &str = "runs for the platform as a whole, not for an organization";
+/// Whether the kind is one of these, by its name: no organization's key may enqueue it.
+pub fn owns(kind: &str) -> bool {
+    kind.starts_with("platform.")
+}
+
+/// Why such a job is refused to an organization's key, and gives up when it was enqueued for an organization all the same.
+pub const NOT_FOR_TENANTS: &str = "runs for the platform as a whole, not for an organization";

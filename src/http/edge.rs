@@ -76,7 +76,8 @@ pub async fn pass(mut request: Request, next: Next) -> Response {
 #[derive(Clone)]
 struct Route(String);
 
-/// Notes the route for [`pass`] and ends a request that takes too long; its transaction rolls back when it is dropped.
+/// Notes the route for [`pass`] and ends a request that takes too long; the transaction that is open rolls back when it is
+/// dropped.
 pub async fn limit_time(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| Route(path.as_str().to_owned()));
     let limit = Duration::from_secs(state.app.config.http.request_timeout_s);

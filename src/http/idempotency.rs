@@ -153,12 +153,7 @@ pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&I
         let tx = state.app.db.begin().await?;
         return Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: None }));
     };
-    let keep = Keep {
-        organization: organization.id,
-        slug: organization.slug.as_str().to_owned(),
-        key: key.clone(),
-        vault: state.app.vault.clone(),
-    };
+    let keep = Keep::new(state, organization, key);
     for last_try in [false, false, true] {
         let mut tx = state.app.db.begin().await?;
         let now = state.app.clock.now();
@@ -186,6 +181,26 @@ pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&I
     Err(Problem::new(ProblemType::IdempotencyInProgress, detail).retry_after(1))
 }
 
+/// Goes on in a transaction that has just made the organization, so that its creation and the key are kept together or
+/// not at all. Nobody else can know the organization yet, so its keys are all free.
+pub async fn go_on(
+    state: &ApiState,
+    mut tx: Transaction<'static, Postgres>,
+    organization: &Organization,
+    key: Option<&Idempotency>,
+) -> Result<Work, Problem> {
+    let mut keep = None;
+    if let Some(key) = key {
+        let now = state.app.clock.now();
+        let begun = idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await?;
+        if begun != Begin::New {
+            return Err(Problem::internal(anyhow::anyhow!("a new organization has a used idempotency key")));
+        }
+        keep = Some(Keep::new(state, organization, key));
+    }
+    Ok(Work { tx: Reach::Platform(tx), keep })
+}
+
 impl Work {
     /// Keeps the answer under the request's key, commits, answers.
     pub async fn finish(self, answer: Answer) -> Result<Response, Problem> {
@@ -206,6 +221,15 @@ impl Work {
 }
 
 impl Keep {
+    fn new(state: &ApiState, organization: &Organization, key: &Idempotency) -> Self {
+        Self {
+            organization: organization.id,
+            slug: organization.slug.as_str().to_owned(),
+            key: key.clone(),
+            vault: state.app.vault.clone(),
+        }
+    }
+
     /// The row has no id of its own; the fingerprint binds the answer to its request.
     fn place(&self) -> Place<'_> {
         let row = Uuid::from_bytes(std::array::from_fn(|n| self.key.fingerprint[n]));

@@ -1,5 +1,7 @@
 //! Invoices and their reminders (BILL-3, BILL-7, BILL-8, BILL-10).
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::State,
@@ -10,6 +12,7 @@ use backroom_queue::{self as queue, NewJob};
 use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use tokio::sync::SemaphorePermit;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -23,7 +26,7 @@ use super::{
     idempotency::{Answer, Begun, begin, begin_tenant},
     jobs::{self, EnqueuedView},
     openapi::Problems,
-    problem::Problem,
+    problem::{Problem, ProblemType},
 };
 use crate::{
     domain::{
@@ -39,6 +42,15 @@ use crate::{
 };
 
 const LIST: &str = "invoices";
+/// How long a file waits for its turn.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many files are imported at a time. An import under a key holds two connections, one for the key and one for its
+/// steps, so imports together hold half of the pool at most (of a pool of two or three: one import). The other half is for everybody else, the leases of running
+/// jobs included where one process is the whole platform.
+pub fn imports_at_once(max_connections: u32) -> usize {
+    usize::try_from(max_connections / 4).unwrap_or(1).max(1)
+}
 
 pub fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
@@ -484,7 +496,8 @@ async fn clear_reminder_failure(
 ///
 /// Columns: `number,org_number,company_name,company_email,language,issue_date,due_date,currency,description,quantity,
 /// unit_price,tax_rate`. Adjacent lines with one number are the items of one invoice. Semicolons, decimal commas and a BOM
-/// are understood. The same file again changes nothing, so an import that was cut off can be repeated.
+/// are understood. The same file again changes nothing, so an import that was cut off can be repeated. A few files are
+/// imported at a time; one that waits for its turn too long is answered `503` with `Retry-After`.
 #[utoipa::path(
     post, path = "/invoices/import", tag = "invoices", operation_id = "import_invoices",
     security(("api_key" = ["billing:write"])),
@@ -492,6 +505,7 @@ async fn clear_reminder_failure(
     responses((status = 200, description = "Read; see `errors`", body = Imported), Problems)
 )]
 async fn import(State(state): State<ApiState>, caller: May<BillingWrite>, csv: Csv) -> Result<Response, Problem> {
+    let _turn = turn_to_import(&state).await?;
     let actor = caller.actor();
     let run = async || -> Result<Answer, Problem> {
         let report = billing::import_csv(&state.app, &caller.organization, &csv.body, &actor).await?;
@@ -504,6 +518,17 @@ async fn import(State(state): State<ApiState>, caller: May<BillingWrite>, csv: C
     match begin(&state, &caller.organization, csv.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work.finish(run().await?).await,
         Begun::Answered(response) => Ok(response),
+    }
+}
+
+async fn turn_to_import(state: &ApiState) -> Result<SemaphorePermit<'_>, Problem> {
+    match tokio::time::timeout(IMPORT_PATIENCE, state.imports.acquire()).await {
+        Ok(Ok(turn)) => Ok(turn),
+        Ok(Err(closed)) => Err(Problem::internal(closed)),
+        Err(_) => {
+            let detail = "too many files are being imported at the moment; nothing of this one was";
+            Err(Problem::new(ProblemType::Unavailable, detail).retry_after(IMPORT_PATIENCE.as_secs()))
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use backroom_queue::{
-    self as queue, CancelOutcome, Enqueued, JobFilter, JobRecord, JobState, Kind, NewJob, RetryOutcome, TraceParent,
-    Unique,
+    self as queue, CancelOutcome, Enqueued, JobFilter, JobRecord, JobState, Kind, NewJob, Registry, RetryOutcome,
+    TraceParent, Unique,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -27,13 +27,18 @@ use super::{
     openapi::Problems,
     problem::Problem,
 };
-use crate::{context::App, domain::FieldError};
+use crate::{
+    context::App,
+    domain::FieldError,
+    jobs::platform::{self, NOT_FOR_TENANTS},
+};
 
 const LIST: &str = "jobs";
 /// One call's jobs are one statement; beyond this many, several calls are no slower.
 const MAX_BULK: usize = 10_000;
 const MAX_ATTEMPTS: u32 = 1_000;
 const MAX_UNIQUE_KEY: usize = 255;
+const MAX_WAIT: chrono::Duration = chrono::Duration::days(3_660);
 
 pub fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
@@ -336,8 +341,9 @@ fn new_job(
     if entry.max_attempts.is_some_and(|n| !(1..=MAX_ATTEMPTS).contains(&n)) {
         refuse("max_attempts", "out_of_range", format!("must be 1 to {MAX_ATTEMPTS}"));
     }
-    if entry.run_at.is_some_and(|at| at - state.app.clock.now() > chrono::Duration::days(3_660)) {
-        refuse("run_at", "out_of_range", "must be within ten years".to_owned());
+    // A year such as -5000 is a time for chrono, but none for PostgreSQL.
+    if entry.run_at.is_some_and(|at| at < DateTime::UNIX_EPOCH || at - state.app.clock.now() > MAX_WAIT) {
+        refuse("run_at", "out_of_range", "must be after 1970 and within ten years from now".to_owned());
     }
     if let Some(key) = &entry.unique_key
         && (!(1..=MAX_UNIQUE_KEY).contains(&key.len()) || key.contains('\0'))
@@ -351,6 +357,10 @@ fn new_job(
     let job = match state.registry.get(&entry.kind) {
         None => {
             refuse("kind", "unknown", unknown_kind(state, &entry.kind));
+            None
+        }
+        Some(kind) if platform::owns(kind.name) => {
+            refuse("kind", "not_allowed", format!("{} {NOT_FOR_TENANTS}", kind.name));
             None
         }
         Some(kind) => match kind.new_job(entry.args) {
@@ -373,9 +383,7 @@ fn new_job(
 }
 
 fn unknown_kind(state: &ApiState, kind: &str) -> String {
-    let mut near: Vec<_> = state
-        .registry
-        .kinds()
+    let mut near: Vec<_> = open_kinds(&state.registry)
         .map(|known| (strsim::jaro_winkler(kind, known.name), known.name))
         .filter(|(likeness, _)| *likeness > 0.8)
         .collect();
@@ -514,8 +522,13 @@ async fn retry(
     responses((status = 200, body = KindList), Problems)
 )]
 async fn kinds(State(state): State<ApiState>, _: May<JobsRead>) -> Json<KindList> {
-    let kinds = state.registry.kinds().map(kind_view).collect();
+    let kinds = open_kinds(&state.registry).map(kind_view).collect();
     Json(KindList { kinds })
+}
+
+/// The kinds that an organization's key may enqueue.
+pub fn open_kinds(registry: &Registry<App>) -> impl Iterator<Item = &Kind<App>> {
+    registry.kinds().filter(|kind| !platform::owns(kind.name))
 }
 
 fn kind_view(kind: &Kind<App>) -> KindView {

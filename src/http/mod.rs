@@ -21,13 +21,13 @@ mod schedules;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use backroom_queue::{Registry, scheduler::Schedules};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -47,6 +47,7 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
+    imports: Semaphore,
     queues: BTreeSet<String>,
     has_mailbox: bool,
 }
@@ -59,7 +60,17 @@ impl Api {
         let configured = app.config.worker.queues.keys().cloned();
         let queues = configured.chain(registry.queues().into_iter().map(str::to_owned)).collect();
         let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
-        Arc::new(Self { app, registry, schedules, keys: KnownKeys::default(), rate_limit, queues, has_mailbox })
+        let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
+        Arc::new(Self {
+            app,
+            registry,
+            schedules,
+            keys: KnownKeys::default(),
+            rate_limit,
+            imports,
+            queues,
+            has_mailbox,
+        })
     }
 
     /// A queue that some worker may serve: configured, or a kind's own.
@@ -80,7 +91,7 @@ pub fn router(
     let state = Api::new(app, registry, schedules, mailbox.is_some());
     let (api, document) = api(&state);
     let http = &state.app.config.http;
-    api.merge(pages::routes(mailbox))
+    api.merge(pages::routes(mailbox, &state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -125,7 +136,7 @@ pub async fn serve(
     mailbox: Option<Mailbox>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let router = router(app, registry, schedules, mailbox);
+    let router = router(app, registry, schedules, mailbox).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await

@@ -10,7 +10,10 @@ use utoipa::{
     openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder},
 };
 
-use super::problem::{ProblemBody, ProblemField, ProblemType};
+use super::{
+    jobs,
+    problem::{ProblemBody, ProblemField, ProblemType},
+};
 use crate::context::App;
 
 /// The errors that any operation may answer.
@@ -93,7 +96,7 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
     }
 
     let mut choices = Vec::new();
-    for kind in registry.kinds() {
+    for kind in jobs::open_kinds(registry) {
         let name = format!("args.{}", kind.name);
         choices.push(json!({"$ref": format!("#/components/schemas/{name}")}));
         add_args(schemas, &name, kind.schema.clone().to_value());

@@ -18,7 +18,7 @@ use super::{
     auth::{May, Operator, OrganizationRead, OrganizationWrite},
     cursor::{self, Limit},
     extract::{Json as Body, NoBody, Posted, Query},
-    idempotency::{Answer, Begun, Idempotency, begin},
+    idempotency::{Answer, Begun, Idempotency, begin, go_on},
     openapi::Problems,
     problem::{Problem, ProblemType},
 };
@@ -191,7 +191,10 @@ impl From<CreateError> for Problem {
         match error {
             CreateError::SlugTaken(_) | CreateError::SchemaTaken(_) => Self::taken("slug", "is taken: choose another"),
             CreateError::Store(error) => error.into(),
-            CreateError::Schema(error) => Self::internal(error),
+            CreateError::Schema(error) => match error.downcast::<sqlx::Error>() {
+                Ok(error) => error.into(),
+                Err(error) => Self::internal(error),
+            },
         }
     }
 }
@@ -240,7 +243,8 @@ async fn change_own(
 
 /// Creates an organization with its schema.
 ///
-/// Its Idempotency-Key is kept with the new organization: a repeat with the same slug gives the first answer again.
+/// Its Idempotency-Key is kept with the new organization, in the same transaction: a repeat with the same slug, also one at
+/// the same moment, gives the first answer again.
 #[utoipa::path(
     post, path = "/organizations", tag = "operator", operation_id = "create_organization", security(("operator" = [])),
     request_body = OrganizationRequest,
@@ -253,19 +257,18 @@ async fn create(
 ) -> Result<Response, Problem> {
     let new = posted.body.parse()?;
     let slug = new.slug.clone();
-    let organization = match tenant::create(&state.app.db, &state.app.clock, new).await {
+    let mut tx = state.app.db.begin().await?;
+    let organization = match tenant::create_in(&mut tx, &state.app.clock, new).await {
         Ok(organization) => organization,
         Err(error @ CreateError::SlugTaken(_)) => {
+            tx.rollback().await?;
             return replay(&state, &slug, posted.idempotency.as_ref()).await?.ok_or_else(|| error.into());
         }
         Err(error) => return Err(error.into()),
     };
     let location = format!("/api/v1/organizations/{slug}");
-    let answer = Answer::new(StatusCode::CREATED, &OrganizationView::from(organization.clone())).at(location);
-    match begin(&state, &organization, posted.idempotency.as_ref()).await? {
-        Begun::Fresh(work) => work.finish(answer).await,
-        Begun::Answered(response) => Ok(response),
-    }
+    let work = go_on(&state, tx, &organization, posted.idempotency.as_ref()).await?;
+    work.finish(Answer::new(StatusCode::CREATED, &OrganizationView::from(organization)).at(location)).await
 }
 
 /// The answer that an organization's creation got, if it was asked for under this key.

@@ -153,13 +153,15 @@ impl ProblemType {
                 "timeout",
                 S::SERVICE_UNAVAILABLE,
                 "It took too long",
-                "The request was given up and its transaction rolled back. Try again, with an Idempotency-Key to be safe.",
+                "The request was given up; what it had not committed was rolled back. An import commits in steps: those that \
+                 were done stay, and the same file again goes on from there. Try again, with an Idempotency-Key to be safe.",
             ),
             Self::Unavailable => (
                 "unavailable",
                 S::SERVICE_UNAVAILABLE,
                 "The service is not available",
-                "The database cannot be reached or is not ready. Try again after `Retry-After` seconds.",
+                "The database cannot be reached, is not ready, or has too much to do at once. Try again after `Retry-After` \
+                 seconds.",
             ),
             Self::Internal => (
                 "internal",
@@ -304,7 +306,7 @@ impl Problem {
     pub fn internal(error: impl Into<anyhow::Error>) -> Self {
         let error = error.into();
         tracing::error!(error = format!("{error:#}"), "a request failed");
-        Self::new(ProblemType::Internal, "the request failed on the server; nothing of it was kept")
+        Self::new(ProblemType::Internal, "the request failed on the server; the reason is logged under `request_id`")
     }
 
     fn body(&self) -> Vec<u8> {
@@ -360,7 +362,13 @@ pub fn finish(response: Response, request_id: &str) -> Response {
 /// A database error: the server's fault or its database's, never the client's.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        // Shutting down, starting, or out of connections (PostgreSQL, appendix A, classes 57 and 53).
+        // SQLSTATEs as in PostgreSQL's appendix A. A serialization failure or a deadlock: the same again is likely to succeed.
+        if error.as_database_error().is_some_and(|error| matches!(error.code().as_deref(), Some("40001" | "40P01"))) {
+            tracing::warn!(%error, "a request collided with another one");
+            let detail = "the request collided with another one and was rolled back; send it again";
+            return Self::new(ProblemType::Unavailable, detail).retry_after(1);
+        }
+        // Shutting down, starting, or out of connections.
         let passing = |code: Option<&str>| matches!(code, Some("57P01" | "57P02" | "57P03" | "53300"));
         let unavailable = match &error {
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => true,

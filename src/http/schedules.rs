@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use backroom_queue::scheduler::{self, Schedule, ScheduleStatus, TenantZone};
+use backroom_queue::scheduler::{self, Schedule, ScheduleStatus};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,7 +21,7 @@ use super::{
     openapi::Problems,
     problem::{Problem, ProblemType},
 };
-use crate::store::organizations;
+use crate::context::schedule_tenants;
 
 pub fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
@@ -109,10 +109,8 @@ fn find<'a>(state: &'a ApiState, name: &str) -> Result<&'a Schedule, Problem> {
     responses((status = 200, body = ScheduleList), Problems)
 )]
 async fn list(State(state): State<ApiState>, _: Operator) -> Result<Json<ScheduleList>, Problem> {
+    let tenants = schedule_tenants(&state.app.db).await?;
     let mut db = state.app.db.acquire().await?;
-    let active = organizations::active(&mut db).await?;
-    let tenants: Vec<_> =
-        active.into_iter().map(|o| TenantZone { tenant: o.slug.into(), time_zone: o.time_zone }).collect();
     let schedules = scheduler::list(&mut db, &state.schedules, &tenants, state.app.clock.now()).await?;
     Ok(Json(ScheduleList { schedules: schedules.into_iter().map(ScheduleView::from).collect() }))
 }
@@ -154,9 +152,8 @@ async fn run(
         return Err(Problem::field("Idempotency-Key", "invalid", "is not taken here; look at the jobs instead"));
     }
     let schedule = find(&state, &name)?;
+    let tenants: Vec<_> = schedule_tenants(&state.app.db).await?.into_iter().map(|tenant| tenant.tenant).collect();
     let mut tx = state.app.db.begin().await?;
-    let tenants: Vec<_> =
-        organizations::active(&mut tx).await?.into_iter().map(|organization| organization.slug.into()).collect();
     let jobs = scheduler::run_now(&mut tx, schedule, &tenants).await?;
     tx.commit().await?;
     Ok((StatusCode::ACCEPTED, Json(ScheduleRun { jobs: jobs.into_iter().map(EnqueuedView::from).collect() })))

@@ -8,6 +8,13 @@ use uuid::Uuid;
 use super::{Page, StoreError, stored};
 use crate::domain::{BillingStatus, Language, Organization, Settings, Tier};
 
+/// An organization as the scheduler needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub slug: String,
+    pub time_zone: chrono_tz::Tz,
+}
+
 #[derive(sqlx::FromRow)]
 pub(super) struct Row {
     id: Uuid,
@@ -137,17 +144,23 @@ pub async fn list(db: &mut PgConnection, page: Page) -> Result<Vec<Organization>
     rows.into_iter().map(Organization::try_from).collect()
 }
 
-/// Those in good standing, for whom schedules fire: active and on trial, by slug.
-pub async fn active(db: &mut PgConnection) -> Result<Vec<Organization>, StoreError> {
-    let rows = sqlx::query_as!(
-        Row,
-        "select id, slug, name, tier, billing_status, time_zone, locale, feature_flags, settings, trial_ends_at,
-                schema_name, role_name, created_at, updated_at
-         from public.organizations where billing_status in ('active', 'trial') order by slug"
+/// Those in good standing, for whom schedules fire: active and on trial, by slug. No more of a row is read than schedules
+/// need, and a time zone that this program does not know counts as UTC: one row cannot stop everybody's schedules.
+pub async fn active(db: &mut PgConnection) -> Result<Vec<Standing>, StoreError> {
+    let rows = sqlx::query!(
+        "select slug, time_zone from public.organizations where billing_status in ('active', 'trial') order by slug"
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(Organization::try_from).collect()
+    let standing = rows.into_iter().map(|row| {
+        let time_zone = row.time_zone.parse().unwrap_or_else(|_| {
+            let (tenant, time_zone) = (&row.slug, &row.time_zone);
+            tracing::warn!(tenant, time_zone, "the organization's time zone is unknown; its schedules fire by UTC");
+            chrono_tz::UTC
+        });
+        Standing { slug: row.slug, time_zone }
+    });
+    Ok(standing.collect())
 }
 
 /// Those whose trial is over, locked until the transaction ends.
@@ -211,4 +224,30 @@ pub async fn set_billing_status(
     .execute(&mut *db)
     .await?;
     by_id(db, id).await?.ok_or(StoreError::NotFound { what: "organization", id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::testing::TestDatabase;
+
+    /// CRON-2: an organization that cannot be read whole keeps nobody from being scheduled, itself included.
+    #[tokio::test]
+    async fn one_unreadable_organization_does_not_stop_everybodys_schedules() {
+        let database = TestDatabase::new().await;
+        for slug in ["acme", "globex", "initech"] {
+            database.organization(slug).await;
+        }
+        for spoil in [
+            "update public.organizations set time_zone = 'Mars/Base', settings = '{\"of_tomorrow\": 1}' where slug = 'acme'",
+            "update public.organizations set billing_status = 'suspended' where slug = 'globex'",
+        ] {
+            sqlx::query(spoil).execute(&database.pool).await.unwrap();
+        }
+
+        let active = active(&mut database.pool.acquire().await.unwrap()).await.unwrap();
+
+        let standing = |slug: &str, time_zone| Standing { slug: slug.to_owned(), time_zone };
+        assert_eq!(active, [standing("acme", chrono_tz::UTC), standing("initech", chrono_tz::Europe::Stockholm)]);
+    }
 }

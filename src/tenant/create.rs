@@ -1,6 +1,6 @@
 //! A new organization: its row, its role and its schema, all or nothing (TEN-2).
 
-use sqlx::{AssertSqlSafe, Executor, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{migrate, roles};
@@ -58,10 +58,22 @@ const TRIAL_DAYS: i64 = 30;
 
 /// Creates the organization in one transaction. The login role needs CREATEROLE, not superuser.
 pub async fn create(db: &PgPool, clock: &Clock, new: NewOrganization) -> Result<Organization, CreateError> {
-    let now = clock.now();
     let mut tx = db.begin().await?;
+    let organization = create_in(&mut tx, clock, new).await?;
+    tx.commit().await?;
+    Ok(organization)
+}
+
+/// As [`create`], in the caller's transaction, which must be rolled back after an error. Of two that take the same slug at
+/// once, the second waits for the end of the first one's transaction.
+pub async fn create_in(
+    db: &mut PgConnection,
+    clock: &Clock,
+    new: NewOrganization,
+) -> Result<Organization, CreateError> {
+    let now = clock.now();
     let schema = new.slug.schema_name();
-    let role = roles::role_name(roles::database_oid(&mut tx).await?, &new.slug);
+    let role = roles::role_name(roles::database_oid(db).await?, &new.slug);
     let organization = Organization {
         id: Uuid::now_v7(),
         slug: new.slug,
@@ -78,22 +90,21 @@ pub async fn create(db: &PgPool, clock: &Clock, new: NewOrganization) -> Result<
         created_at: now,
         updated_at: now,
     };
-    organizations::insert(&mut tx, &organization).await.map_err(|error| match error {
+    organizations::insert(db, &organization).await.map_err(|error| match error {
         StoreError::Conflict { field: "slug", .. } => CreateError::SlugTaken(organization.slug.as_str().to_owned()),
         other => CreateError::Store(other),
     })?;
     let exists: bool = sqlx::query_scalar("select exists (select from pg_namespace where nspname = $1)")
         .bind(&schema)
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut *db)
         .await?;
     if exists {
         return Err(CreateError::SchemaTaken(schema));
     }
-    roles::ensure_role(&mut tx, &role).await?;
-    tx.execute(AssertSqlSafe(format!("create schema {}", roles::quote(&schema)))).await?;
-    migrate::apply(&mut tx, &schema).await.map_err(CreateError::Schema)?;
-    migrate::grant(&mut tx, &schema, &role).await?;
-    tx.commit().await?;
+    roles::ensure_role(db, &role).await?;
+    db.execute(AssertSqlSafe(format!("create schema {}", roles::quote(&schema)))).await?;
+    migrate::apply(db, &schema).await.map_err(CreateError::Schema)?;
+    migrate::grant(db, &schema, &role).await?;
     tracing::info!(tenant = organization.slug.as_str(), "created the organization");
     Ok(organization)
 }

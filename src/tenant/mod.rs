@@ -12,7 +12,7 @@ mod status;
 pub mod testing;
 mod tx;
 
-pub use create::{CreateError, NewOrganization, create};
+pub use create::{CreateError, NewOrganization, create, create_in};
 #[doc(hidden)]
 pub use migrate::{Measurement, measure};
 pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform, platform_is_current};
