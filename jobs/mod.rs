@@ -8,7 +8,7 @@ pub mod billing;
 pub mod debug;
 pub mod platform;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 /// Every kind of job, the single list that workers, API, command line and schedules read.
 pub fn registry(config: &Config) -> Registry<App> {

@@ -9,6 +9,7 @@
 mod compose;
 #[cfg(test)]
 mod conversation;
+mod line;
 pub mod mailbox;
 mod mailer;
 mod smtp;
