@@ -163,6 +163,8 @@ async fn probe(options: &PgConnectOptions) -> sqlx::Result<()> {
 fn passes(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        // A proxy takes connections for a server that is away, and closes them in the middle of the greeting.
+        sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(e) => matches!(e.code().as_deref(), Some("57P03" | "57P01" | "57P02" | "53300")),
         _ => false,
     }

@@ -18,7 +18,7 @@ use crate::config::{Log, LogFormat};
 pub const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How often the gauges of the queues are refreshed.
-const SAMPLE_EVERY: Duration = Duration::from_secs(15);
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// From a millisecond to an hour: a job's run or wait may be either.
 const SECONDS: [f64; 16] =
@@ -114,9 +114,10 @@ pub fn render_metrics() -> String {
     METRICS.render()
 }
 
-/// Keeps the gauges of the queues fresh until `shutdown`. Every process may run it; all show the same.
-pub async fn sample_queues(pool: PgPool, shutdown: CancellationToken) {
-    let mut known = BTreeSet::new();
+/// Keeps the gauges of the queues fresh until `shutdown`. Every process may run it; all show the same. The `configured`
+/// queues are shown from the start, at zero while they have no work: to an alert, no value is not a zero.
+pub async fn sample_queues(pool: PgPool, configured: Vec<String>, shutdown: CancellationToken) {
+    let mut known = BTreeSet::from_iter(configured);
     let mut ticks = tokio::time::interval(SAMPLE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -100,7 +100,7 @@ pub(super) async fn memory(database: &Database) -> anyhow::Result<()> {
     let mut worker = WorkerProcess::start(database, &[("default", IN_FLIGHT)])?;
     let first = enqueue(pool, &sleep(1)).await?.id;
     until("the worker's first job", Duration::from_secs(60), async || {
-        Ok(find(pool, first, None).await?.is_some_and(|job| job.state == JobState::Completed))
+        Ok(find(&mut *pool.acquire().await?, first, None).await?.is_some_and(|job| job.state == JobState::Completed))
     })
     .await?;
     report("worker.rss_idle", worker.memory_mb("VmRSS")?, "MB", "backroom worker after its first job");
@@ -161,12 +161,14 @@ pub(super) async fn sweep(database: &Database) -> anyhow::Result<()> {
     let mut worker = WorkerProcess::start(database, &[("default", 10)])?;
     let began = Instant::now();
     let id = enqueue(pool, &job).await?.id;
-    until("the sweep's end", Duration::from_secs(1800), async || match find(pool, id, None).await? {
-        Some(job) if job.state.is_finished() || job.state == JobState::Retryable => {
-            anyhow::ensure!(job.state == JobState::Completed, "the sweep ended {}: {:?}", job.state, job.errors);
-            Ok(true)
+    until("the sweep's end", Duration::from_secs(1800), async || {
+        match find(&mut *pool.acquire().await?, id, None).await? {
+            Some(job) if job.state.is_finished() || job.state == JobState::Retryable => {
+                anyhow::ensure!(job.state == JobState::Completed, "the sweep ended {}: {:?}", job.state, job.errors);
+                Ok(true)
+            }
+            _ => Ok(false),
         }
-        _ => Ok(false),
     })
     .await?;
     let took = began.elapsed().as_secs_f64();

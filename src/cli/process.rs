@@ -120,7 +120,8 @@ async fn start(
             Ok(())
         });
     }
-    let sampler = telemetry::sample_queues(app.db.clone(), shutdown.clone());
+    let configured = app.config.worker.queues.keys().cloned().collect();
+    let sampler = telemetry::sample_queues(app.db.clone(), configured, shutdown.clone());
     tasks.spawn(async {
         sampler.await;
         Ok(())

@@ -238,8 +238,9 @@ impl Act<'_> {
         let new_letters = self.stage.mailbox.accepted().len() - before;
         let (mut enqueued, mut cancelled) = (0, 0);
         for job in answered.iter().filter(|job| job["duplicate"] == false) {
-            let job =
-                backroom_queue::find(&self.stage.app.db, id_of(job)?, None).await?.context("a job has vanished")?;
+            let job = backroom_queue::find(&mut *self.stage.app.db.acquire().await?, id_of(job)?, None)
+                .await?
+                .context("a job has vanished")?;
             if job.kind == SweepOverdue::KIND {
                 let swept: Swept = result_of(&job)?;
                 enqueued += swept.reminders + swept.escalations;
@@ -271,7 +272,7 @@ impl Act<'_> {
         let _waiting = self.screen.waiting(doing);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let job = backroom_queue::find(&self.stage.app.db, id, None).await?;
+            let job = backroom_queue::find(&mut *self.stage.app.db.acquire().await?, id, None).await?;
             let job = job.with_context(|| format!("job {id} has vanished"))?;
             if job.state.is_finished() {
                 return Ok(job);

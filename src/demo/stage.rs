@@ -95,7 +95,8 @@ impl Stage {
         let serve =
             http::serve(app.clone(), registry.clone(), schedules, listener, Some(mailbox.clone()), shutdown.clone());
         parts.spawn(async { serve.await.context("the API failed") });
-        let sampler = telemetry::sample_queues(app.db.clone(), shutdown.clone());
+        let configured = app.config.worker.queues.keys().cloned().collect();
+        let sampler = telemetry::sample_queues(app.db.clone(), configured, shutdown.clone());
         parts.spawn(sampler.map(Ok));
         let as_configured = address == wanted || wanted.port() == 0;
         Ok(Self {

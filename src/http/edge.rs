@@ -3,16 +3,21 @@
 
 use std::{
     any::Any,
+    pin::Pin,
+    task,
     time::{Duration, Instant},
 };
 
 use axum::{
+    body::{Body, BodyDataStream, Bytes, HttpBody},
     extract::{FromRequestParts, MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use backroom_queue::TraceParent;
+use futures::{Stream, StreamExt};
+use tokio::runtime::Handle;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -38,7 +43,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Trace {
 }
 
 /// The outermost layer.
-pub async fn pass(mut request: Request, next: Next) -> Response {
+pub async fn pass(request: Request, next: Next) -> Response {
+    let mut request = request.map(heard_out);
     let began = Instant::now();
     let id = request_id(request.headers());
     let given = header_text(request.headers(), &TRACEPARENT).and_then(|text| text.parse().ok());
@@ -70,6 +76,48 @@ pub async fn pass(mut request: Request, next: Next) -> Response {
         }
     });
     response
+}
+
+/// A body whose rest is read and dropped when nobody wants it any more. Closing the connection on a client that is
+/// still sending would break its line before it has read why it was refused.
+fn heard_out(body: Body) -> Body {
+    if body.is_end_stream() { body } else { Body::from_stream(HeardOut(Some(body.into_data_stream()))) }
+}
+
+/// How much of an unwanted body is heard out, and for how long.
+const UNWANTED_BYTES: usize = 64 << 20;
+const UNWANTED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// `None` once the body has ended.
+struct HeardOut(Option<BodyDataStream>);
+
+impl Stream for HeardOut {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> task::Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.0 else { return task::Poll::Ready(None) };
+        let next = task::ready!(body.poll_next_unpin(context));
+        if !matches!(next, Some(Ok(_))) {
+            self.0 = None;
+        }
+        task::Poll::Ready(next)
+    }
+}
+
+impl Drop for HeardOut {
+    fn drop(&mut self) {
+        let (Some(mut rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
+        let hear = async move {
+            let mut heard = 0;
+            while let Some(Ok(bytes)) = rest.next().await {
+                heard += bytes.len();
+                if heard > UNWANTED_BYTES {
+                    return;
+                }
+            }
+        };
+        runtime.spawn(tokio::time::timeout(UNWANTED_PATIENCE, hear));
+    }
 }
 
 /// The pattern of the route that answered; a response extension.

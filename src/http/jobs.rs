@@ -423,7 +423,7 @@ fn nul_in(value: &Value) -> Option<String> {
     responses((status = 200, body = JobView), Problems)
 )]
 async fn show(State(state): State<ApiState>, caller: May<JobsRead>, Id(id): Id) -> Result<Json<JobView>, Problem> {
-    let job = queue::find(&state.app.db, id, Some(caller.tenant())).await?;
+    let job = queue::find(&mut *state.app.db.acquire().await?, id, Some(caller.tenant())).await?;
     job.map(|job| Json(job.into())).ok_or_else(|| Problem::not_found("job"))
 }
 
@@ -477,7 +477,7 @@ async fn cancel(
         CancelOutcome::AlreadyFinished => return Err(Problem::conflict("the job has ended already")),
         CancelOutcome::NotFound => return Err(Problem::not_found("job")),
     };
-    let job = queue::find(&mut *work, id, Some(caller.tenant())).await?.ok_or_else(|| Problem::not_found("job"))?;
+    let job = queue::find(&mut work, id, Some(caller.tenant())).await?.ok_or_else(|| Problem::not_found("job"))?;
     work.finish(Answer::new(status, &JobView::from(job))).await
 }
 
@@ -512,7 +512,7 @@ async fn retry(
         }
         RetryOutcome::NotFound => return Err(Problem::not_found("job")),
     }
-    let job = queue::find(&mut *work, id, Some(caller.tenant())).await?.ok_or_else(|| Problem::not_found("job"))?;
+    let job = queue::find(&mut work, id, Some(caller.tenant())).await?.ok_or_else(|| Problem::not_found("job"))?;
     work.finish(Answer::new(StatusCode::ACCEPTED, &JobView::from(job)).at(location(id))).await
 }
 

@@ -371,7 +371,8 @@ impl From<sqlx::Error> for Problem {
         // Shutting down, starting, or out of connections.
         let passing = |code: Option<&str>| matches!(code, Some("57P01" | "57P02" | "57P03" | "53300"));
         let unavailable = match &error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => true,
+            // A proxy before a server that is away closes connections in the middle of the greeting: that is `Protocol`.
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
             sqlx::Error::Database(error) => passing(error.code().as_deref()),
             _ => false,
         };

@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// BILL-4, BILL-5, BILL-6, BILL-7, MAIL-3, VAULT-1, API-2: and the second run leaves the first one's organization alone.
+/// CLI-5, BILL-4, BILL-5, BILL-6, BILL-7, MAIL-3, VAULT-1, API-2: and the second run leaves the first one's organization alone.
 #[tokio::test]
 async fn the_demo_comes_out_as_told_and_can_be_seen_again() {
     let (database, directory) = (TestDatabase::new().await, TempDir::new().unwrap());
@@ -81,7 +81,7 @@ async fn the_demo_refuses_a_database_where_other_work_waits() {
     let complaints = text(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{complaints}");
     assert!(complaints.contains("1 unfinished jobs") && complaints.contains("DATABASE_URL"), "{complaints}");
-    let left = backroom_queue::find(&database.pool, job.id, None).await.unwrap().unwrap();
+    let left = backroom_queue::find(&mut database.pool.acquire().await.unwrap(), job.id, None).await.unwrap().unwrap();
     assert_eq!((left.state, left.attempt), (backroom_queue::JobState::Available, 0));
     database.close().await.unwrap();
 }

@@ -133,7 +133,7 @@ fn every_feature_is_named_by_a_test() {
     for (_, text) in sources(&["src", "jobs", "crates/queue/src", "crates/queue/tests", "tests"]) {
         // What stands before the first test of a file is code, and its comments may name ids that no test proves.
         let Some(at) =
-            text.find("#[cfg(test)]").or_else(|| text.find("#[tokio::test]")).or_else(|| text.find("#[test]"))
+            text.find("#[cfg(test)]").or_else(|| text.find("#[tokio::test")).or_else(|| text.find("#[test]"))
         else {
             continue;
         };

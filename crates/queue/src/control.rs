@@ -106,7 +106,7 @@ pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sql
     .fetch_optional(&mut *tx)
     .await?;
     let Some(unique_key) = unique_key else {
-        let found = find(&mut *tx, id, tenant).await?;
+        let found = find(&mut tx, id, tenant).await?;
         return Ok(if found.is_some() { RetryOutcome::NotRetryable } else { RetryOutcome::NotFound });
     };
     if let Some(key) = unique_key {

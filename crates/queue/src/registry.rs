@@ -56,6 +56,10 @@ impl<A: Send + Sync + 'static> Kind<A> {
 }
 
 fn decode<J: Job>(args: Value) -> Result<J, ArgsError> {
+    // serde would read an array as a struct's fields in their order, which nobody promised.
+    if !args.is_object() {
+        return Err(ArgsError { path: String::new(), message: "must be a JSON object".to_owned() });
+    }
     serde_path_to_error::deserialize(args).map_err(|e| {
         let path = e.path().to_string();
         ArgsError { path: if path == "." { String::new() } else { path }, message: e.into_inner().to_string() }

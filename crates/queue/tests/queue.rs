@@ -169,7 +169,7 @@ async fn put(db: &Database, job: Act) -> Uuid {
 }
 
 async fn get(db: &Database, id: Uuid) -> JobRecord {
-    find(&db.pool, id, None).await.unwrap().expect("the job exists")
+    find(&mut db.pool.acquire().await.unwrap(), id, None).await.unwrap().expect("the job exists")
 }
 
 /// PLAT-1
@@ -183,7 +183,7 @@ async fn a_job_lives_and_dies_with_the_transaction_that_enqueued_it() {
     let committed = enqueue(&mut *tx, &NewJob::of(&act(Does::Done, "real"))).await.unwrap().id;
     tx.commit().await.unwrap();
 
-    assert!(find(&db.pool, rolled_back, None).await.unwrap().is_none());
+    assert!(find(&mut db.pool.acquire().await.unwrap(), rolled_back, None).await.unwrap().is_none());
     assert_eq!(get(&db, committed).await.state, JobState::Available);
     db.close().await;
 }

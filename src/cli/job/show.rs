@@ -9,7 +9,8 @@ use super::{Output, Session, no_such_job};
 use crate::cli::output::time;
 
 pub async fn run(session: &Session, id: Uuid, output: Output) -> anyhow::Result<ExitCode> {
-    let job = backroom_queue::find(&session.db, id, None).await?.ok_or_else(|| no_such_job(id))?;
+    let job =
+        backroom_queue::find(&mut *session.connection().await?, id, None).await?.ok_or_else(|| no_such_job(id))?;
     output.answer(&job, || describe(&job))?;
     Ok(ExitCode::SUCCESS)
 }

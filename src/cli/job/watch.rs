@@ -26,7 +26,8 @@ pub async fn follow(
 ) -> anyhow::Result<JobRecord> {
     let mut told = None;
     loop {
-        let job = backroom_queue::find(&session.db, id, None).await?.ok_or_else(|| no_such_job(id))?;
+        let found = backroom_queue::find(&mut *session.connection().await?, id, None).await?;
+        let job = found.ok_or_else(|| no_such_job(id))?;
         let now = (job.state, job.attempt, job.held);
         if told != Some(now) {
             tell(&job)?;

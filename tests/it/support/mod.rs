@@ -1,15 +1,18 @@
 //! The program as its users run it: processes on a database of their own, a mail server that counts.
 
+pub mod api;
+
 use std::{
     ffi::OsStr,
+    fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use backroom::{
-    domain::{Clock, Organization},
+    domain::{Clock, OrgNumber, Organization},
     mail::mailbox::{Mailbox, MailboxRules},
     tenant::{self, testing::TestDatabase},
     vault,
@@ -29,12 +32,13 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Program {
     vars: Vec<(String, String)>,
+    log: Option<PathBuf>,
 }
 
 impl Program {
     /// On this database, with keys of its own, debug kinds, short leases and quiet logs.
     pub fn on(database_url: &str) -> Self {
-        let program = Self { vars: Vec::new() };
+        let program = Self { vars: Vec::new(), log: None };
         program
             .with("DATABASE_URL", database_url)
             .with("BACKROOM__VAULT__KEYS", vault::generate_key())
@@ -61,9 +65,28 @@ impl Program {
         command
     }
 
-    /// Starts a long-running process. Its log goes to this test's standard error.
+    /// Without this setting.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.vars.retain(|(known, _)| known != name);
+        self
+    }
+
+    /// Starts a long-running process. Its log goes to this test's standard error, or to the end of `log`.
     pub fn start(&self, args: &[&str]) -> Process {
-        Process(self.command(args).stdout(Stdio::null()).spawn().expect("the program starts"))
+        let mut command = self.command(args);
+        if let Some(log) = &self.log {
+            let log = File::options().create(true).append(true).open(log).expect("the log opens");
+            command.stderr(log);
+        }
+        Process(command.stdout(Stdio::null()).spawn().expect("the program starts"))
+    }
+
+    /// Long-running processes write their logs to this file.
+    #[must_use]
+    pub fn logging_to(mut self, log: &Path) -> Self {
+        self.log = Some(log.to_owned());
+        self
     }
 
     /// Runs a command to its end.
@@ -105,9 +128,14 @@ impl Process {
         assert!(ended.expect("its status").success(), "it ended in order");
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("its status").is_some()
+    }
+
     /// Fails the test if the process has ended by itself.
     pub fn assert_running(&mut self) {
-        assert!(self.0.try_wait().expect("its status").is_none(), "the process ended by itself");
+        assert!(!self.has_ended(), "the process ended by itself");
     }
 }
 
@@ -126,6 +154,18 @@ pub async fn mailbox() -> Mailbox {
 /// A free address on loopback.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+/// Asks again until the answer is there; `what` says what was waited for.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Waits until the query answers `expected`; rides out a database that is away.
@@ -153,12 +193,12 @@ pub async fn overdue_organization(database: &TestDatabase, slug: &str, invoices:
         let company = Uuid::now_v7();
         sqlx::query(
             "insert into companies (id, name, email, org_number, language, created_at, updated_at)
-             values ($1, $2, $3, lpad($4::text, 10, '0'), 'sv', now(), now())",
+             values ($1, $2, $3, $4, 'sv', now(), now())",
         )
         .bind(company)
         .bind(format!("Company {n}"))
         .bind(format!("company{n}@example.com"))
-        .bind(n)
+        .bind(org_number(n))
         .execute(&mut *tx)
         .await
         .expect("a company");
@@ -179,4 +219,11 @@ pub async fn overdue_organization(database: &TestDatabase, slug: &str, invoices:
 /// The lines that `debug.append` jobs wrote.
 pub fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// The n-th organization number that passes the check.
+fn org_number(n: i32) -> String {
+    let digits = format!("556{n:06}");
+    let check = (0..10).find(|check| OrgNumber::parse(&format!("{digits}{check}")).is_ok());
+    format!("{digits}{}", check.expect("one of ten digits is the check digit"))
 }

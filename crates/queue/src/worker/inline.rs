@@ -31,7 +31,7 @@ pub async fn run_inline<A: Send + Sync + 'static>(
     };
     tx.commit().await?;
     let outcome = inline.run(claimed, Some(Arc::new(progress))).await?;
-    let record = find(pool, enqueued.id, None).await?;
+    let record = find(&mut *pool.acquire().await?, enqueued.id, None).await?;
     Ok((outcome, record.ok_or_else(|| anyhow::anyhow!("job {} has vanished", enqueued.id))?))
 }
 

@@ -1,0 +1,224 @@
+//! VAULT-4: planted secrets, everything that can be done with them, and a search of all that was written.
+
+use std::collections::BTreeMap;
+
+use backroom::{tenant::testing::TestDatabase, vault};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Program, eventually, free_address, mailbox, overdue_organization};
+
+/// Everything that was said, by who said it.
+#[derive(Default)]
+struct Said(Vec<(String, String)>);
+
+impl Said {
+    fn hear(&mut self, who: impl Into<String>, what: impl Into<String>) {
+        self.0.push((who.into(), what.into()));
+    }
+
+    /// Who said it, with a few words around it.
+    fn who_told(&self, secret: &str) -> Vec<String> {
+        let around = |text: &str, at: usize| {
+            let (from, to) = (text.floor_char_boundary(at.saturating_sub(120)), text.ceil_char_boundary(at + 160));
+            text[from..to].to_owned()
+        };
+        self.0.iter().filter_map(|(who, what)| Some(format!("{who}: {}", around(what, what.find(secret)?)))).collect()
+    }
+}
+
+/// Every row of every table of the database, as text.
+async fn every_row(database: &TestDatabase) -> String {
+    sqlx::query_scalar(
+        "select string_agg(query_to_xml(format('select to_jsonb(t)::text as row from %I.%I t', table_schema, table_name),
+                           false, true, '')::text, E'\\n')
+         from information_schema.tables
+         where table_type = 'BASE TABLE' and table_schema not in ('pg_catalog', 'information_schema')",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("rows")
+}
+
+/// VAULT-4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn planted_secrets_are_found_nowhere() {
+    let database = TestDatabase::new().await;
+    overdue_organization(&database, "acme", 2).await;
+    sqlx::query("update org_acme.companies set email = 'reject@example.com' where name = 'Company 1'")
+        .execute(&database.pool)
+        .await
+        .expect("an address");
+    let mailbox = mailbox().await;
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let (vault_key, old_key, index_key) = (vault::generate_key(), vault::generate_key(), vault::generate_index_key());
+    // A server that trusts the connection ignores the password, and the program must not repeat it.
+    let url = database.url();
+    let (head, tail) = url.split_once('@').expect("a user in the URL");
+    let user = head.rsplit('/').next().unwrap_or_default().split(':').next().unwrap_or_default();
+    let trusted = !head.trim_start_matches("postgres://").contains(':');
+    let url = if trusted { format!("postgres://{user}:planted-database-password@{tail}") } else { url.clone() };
+    let program = Program::on(&url)
+        .without("BACKROOM__VAULT__KEYS")
+        .without("BACKROOM__VAULT__INDEX_KEY")
+        .with("BACKROOM__VAULT__KEYS", format!("{vault_key},{old_key}"))
+        .with("BACKROOM__VAULT__INDEX_KEY", &index_key)
+        .with("BACKROOM__HTTP__OPERATOR_TOKEN", "planted-operator-token")
+        .with("BACKROOM__MAIL__SMTP_URL", format!("smtp://user:planted-smtp-password@{}", mailbox.addr()))
+        .with("RUST_BACKTRACE", "1")
+        .without("BACKROOM__LOG__FILTER")
+        .with("BACKROOM__LOG__FILTER", "trace")
+        .with("BACKROOM__LOG__FORMAT", "json")
+        .logging_to(log.path());
+    let key = program.key("acme").await;
+    let reader = program.json(&["api-key", "create", "--org", "acme", "--scopes", "jobs:read"]).await;
+    let reader = reader["key"].as_str().expect("a key").to_owned();
+    let mut said = Said::default();
+
+    let (process, api) = program.serve("start", &key).await;
+    let company = json!({
+        "name": "Kund AB", "email": "kund@example.se", "org_number": "556194-7986", "phone": "0709-731 731",
+        "contact": { "name": "Planted Person", "phone": "0709-842842", "notes": "planted-contact-notes" },
+    });
+    let post = [("Idempotency-Key", "company-1")];
+    let stored = api.post_with("/api/v1/companies", &post, &company).await;
+    assert_eq!(stored.status, 201, "{}", stored.text);
+    let stored_path = stored.header("location").to_owned();
+
+    // The company's own endpoint shows them to a key that may read billing, and to nobody else.
+    let shown = api.get(&stored_path).await;
+    assert_eq!(
+        (&shown.json()["phone"], &shown.json()["contact"]["notes"]),
+        (&json!("+46709731731"), &json!("planted-contact-notes"))
+    );
+    assert_eq!(
+        api.get("/api/v1/companies?phone=0709731731").await.json()["companies"].as_array().map(Vec::len),
+        Some(1)
+    );
+    assert_eq!(
+        api.post_with("/api/v1/companies", &post, &company).await.text,
+        stored.text,
+        "replayed from a sealed answer"
+    );
+    let jobs_reader = api.with_key(&reader);
+    said.hear("another scope", jobs_reader.get(&stored_path).await.text);
+
+    // What goes wrong, in every way that carries a secret along.
+    let mut wrong = company.clone();
+    wrong["org_number"] = json!("123456-7890");
+    said.hear("a refused company", api.post("/api/v1/companies", &wrong).await.text);
+    said.hear("a company twice", api.post("/api/v1/companies", &company).await.text);
+    let patch = [("content-type", "application/json")];
+    let patched = json!({ "email": "nobody", "phone": "0709-731 731" }).to_string();
+    said.hear("a refused change", api.send(Method::PATCH, &stored_path, &patch, patched).await.text);
+    said.hear(
+        "the wrong organization",
+        api.send(Method::GET, "/api/v1/jobs", &[("X-Tenant-ID", "other")], "").await.text,
+    );
+    said.hear("a wrong key", api.with_key(&format!("{key}x")).get("/api/v1/jobs").await.text);
+    said.hear("the operator as a tenant", api.with_key("planted-operator-token").get("/api/v1/jobs").await.text);
+    said.hear("a key as the operator", api.get("/api/v1/organizations").await.text);
+    said.hear("the operator", api.with_key("planted-operator-token").get("/api/v1/queues").await.text);
+    said.hear("the organization", api.get("/api/v1/organization").await.text);
+    said.hear("the keys", api.get("/api/v1/api-keys").await.text);
+    let made = json!({ "name": "second", "scopes": ["jobs:read"] });
+    let made = api.post_with("/api/v1/api-keys", &[("Idempotency-Key", "key-1")], &made).await;
+    let second = made.json()["key"].as_str().expect("a key").to_owned();
+    said.hear("openapi", api.get("/api/v1/openapi.json").await.text);
+
+    // Jobs that succeed, fail, panic, and a sweep whose mails are accepted, rejected and, without login, refused.
+    let mut jobs = Vec::new();
+    for (kind, args) in [
+        ("debug.noop", json!({})),
+        ("debug.fail", json!({ "times": 1 })),
+        ("debug.panic", json!({})),
+        ("billing.sweep_overdue", json!({})),
+    ] {
+        jobs.push(api.enqueue(kind, args).await);
+    }
+    eventually("every job was tried", async || {
+        let tried = "select count(*) filter (where attempt = 0) + count(*) filter (where kind = 'billing.sweep_overdue') from queue.jobs";
+        (crate::support::count(&database.pool, tried).await == 0).then_some(())
+    })
+    .await;
+    eventually("the reminders were tried", async || {
+        let tried = "select count(*) from (select attempt from queue.jobs where kind = 'billing.remind_invoice' and attempt > 0 and state <> 'running'
+                     union all select attempt from queue.finished_jobs where kind = 'billing.remind_invoice') t";
+        (crate::support::count(&database.pool, tried).await == 2).then_some(())
+    })
+    .await;
+    for id in &jobs {
+        said.hear("a job", api.job(id).await.to_string());
+    }
+    said.hear("the jobs", api.get("/api/v1/jobs").await.text);
+    said.hear("the invoices", api.get("/api/v1/invoices").await.text);
+    said.hear("metrics", api.get("/metrics").await.text);
+
+    // The command line, its errors too. `company list` is the operator's own look into the organization.
+    for args in [
+        &["config"][..],
+        &["config", "--json"],
+        &["org", "show", "acme", "--json"],
+        &["api-key", "list", "--org", "acme", "--json"],
+        &["job", "list", "--json"],
+        &["job", "show", &jobs[2]],
+        &["queue", "list"],
+        &["schedule", "list"],
+        &["migrate"],
+        &["invoice", "list", "--org", "acme", "--json"],
+        &["invoice", "remind", "--org", "acme", "--dry-run", "--json"],
+        &["job", "run", "debug.panic", "--verbose"],
+        &["job", "run", "billing.sweep_overdue", "--org", "acme", "--verbose"],
+    ] {
+        let ran = program.run(args).await;
+        said.hear(format!("backroom {args:?}"), format!("{}{}", ran.stdout, ran.stderr));
+    }
+    let nowhere = format!("postgres://{user}:planted-database-password@{}/x", free_address());
+    let broken: BTreeMap<&str, &str> = BTreeMap::from([
+        ("DATABASE_URL", nowhere.as_str()),
+        ("BACKROOM__MAIL__SMTP_URL", "smtp://user:planted-smtp-password@mail.example.com"),
+        ("BACKROOM__VAULT__KEYS", "planted-vault-key"),
+        ("BACKROOM__VAULT__INDEX_KEY", "planted-index-key"),
+    ]);
+    for (name, value) in broken {
+        let ran = program.clone().without(name).with(name, value).run(&["job", "run", "debug.noop", "--verbose"]).await;
+        assert_eq!(ran.code, Some(1), "{name}");
+        said.hear(format!("a broken {name}"), format!("{}{}", ran.stdout, ran.stderr));
+    }
+    process.stop().await;
+    said.hear("every row", every_row(&database).await);
+    let log = std::fs::read_to_string(log.path()).expect("the log");
+    assert!(log.lines().count() > 100 && log.contains("a thread panicked"), "the log is at trace level");
+    assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "OPS-1: every line is JSON");
+    said.hear("the log", log);
+
+    let bare = |key: &str| key.split_once(':').map_or(key, |(_, key)| key).to_owned();
+    let mut told = Vec::new();
+    for secret in [
+        &bare(&vault_key),
+        &bare(&old_key),
+        &bare(&index_key),
+        &key,
+        &reader,
+        &second,
+        "planted-operator-token",
+        "planted-database-password",
+        "planted-smtp-password",
+        "planted-vault-key",
+        "planted-index-key",
+        "planted-contact-notes",
+        "Planted Person",
+        "709731731",
+        "0709-731 731",
+        "0709842842",
+        "0709-842842",
+        "709842842",
+    ] {
+        // Bytes in a row are shown as hexadecimal digits.
+        let bytes: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        told.extend(said.who_told(&bytes).into_iter().map(|who| format!("the bytes of {secret} were told by {who}")));
+        told.extend(said.who_told(secret).into_iter().map(|who| format!("{secret} was told by {who}")));
+    }
+    assert!(told.is_empty(), "{}", told.join("\n"));
+    database.close().await.expect("dropped");
+}
