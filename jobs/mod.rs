@@ -8,7 +8,7 @@ pub mod billing;
 pub mod debug;
 pub mod platform;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 /// Every kind of job, the single list that workers, API, command line and schedules read.
 pub fn registry(config: &Config) -> Registry<App> {
@@ -40,6 +40,15 @@ mod tests {
             assert!(file.is_file(), "{} has no file {}", kind.name, file.display());
             assert!(!kind.description().is_empty(), "{} does not say what it does", kind.name);
         }
+    }
+
+    /// CRON-1: the schedules that ship name kinds that exist, with arguments that decode.
+    #[tokio::test]
+    async fn the_shipped_schedules_fit_the_kinds() {
+        let world = World::new().await;
+        let schedules = crate::context::schedules(&world.app.config, &world.registry).unwrap();
+        assert!(schedules.get("billing.sweep_overdue").unwrap().per_tenant());
+        assert!(!schedules.get("platform.expire_trials").unwrap().per_tenant());
     }
 
     /// There are no debug kinds unless the configuration asks for them.

@@ -125,7 +125,7 @@ impl EscalateInvoice {
             Handed::Refused { words } => Ok(Told::Refused { words }),
             Handed::Taken { response } => {
                 let at = ctx.app.clock.now();
-                letter::insist(ctx, || record(ctx, organization, (delivery, &response, at))).await?;
+                letter::insist(|| record(ctx, organization, (delivery, &response, at))).await?;
                 Ok(Told::Yes)
             }
         }

@@ -24,7 +24,8 @@ pub enum Claimed {
     Mine(Envelope),
     /// It reached the server before; never again.
     Sent { delivery: Uuid, at: DateTime<Utc> },
-    /// The server refused it for good, with these words.
+    /// Not to be sent until an operator says so: the server refused it for good, or may have accepted it too often without saying
+    /// so. These are its words.
     Refused { words: String },
     /// Another job is sending it; look again after this time.
     Busy { wait: Duration },
@@ -84,11 +85,16 @@ impl Envelope {
     }
 }
 
+/// Hand-overs of one message whose outcome nobody knows, before an operator decides: a server that takes every copy and never
+/// answers must not get one for each attempt of the job.
+const UNKNOWN_OUTCOMES: u32 = 3;
+
 /// How handing over ended.
 pub enum Handed {
     /// The server took it, with these words. Nothing is recorded yet.
     Taken { response: String },
-    /// The server refused it for good, with these words. Recorded (MAIL-3).
+    /// Not to be sent again until an operator says so: the server refused it for good (MAIL-3), or may have accepted it
+    /// [`UNKNOWN_OUTCOMES`] times without saying so. Recorded, with these words.
     Refused { words: String },
 }
 
@@ -111,6 +117,20 @@ pub async fn hand_over(
             deliveries::mark_rejected(&mut tx, delivery, ctx.job.id, &words).await?;
             Ok(Handed::Refused { words })
         }
+        SendError::Unknown { ref message } => {
+            let times = deliveries::count_unknown_outcome(&mut tx, delivery).await?;
+            if times < UNKNOWN_OUTCOMES {
+                deliveries::release(&mut tx, delivery, ctx.job.id, message).await?;
+                Err(error.into())
+            } else {
+                let words = format!(
+                    "the mail server may have accepted the message {times} times and never said so; find out whether the \
+                     recipient has it before you clear the failure. Last: {message}"
+                );
+                deliveries::mark_rejected(&mut tx, delivery, ctx.job.id, &words).await?;
+                Ok(Handed::Refused { words })
+            }
+        }
         SendError::Transient { ref message, retry_after } => {
             deliveries::release(&mut tx, delivery, ctx.job.id, message).await?;
             Err(match retry_after {
@@ -123,9 +143,10 @@ pub async fn hand_over(
     handed
 }
 
-/// Records what happened outside, again and again through a database restart or a cut connection: giving up here would
-/// send the message a second time.
-pub async fn insist<F, T>(ctx: &Ctx<App>, record: impl Fn() -> F + Send) -> anyhow::Result<T>
+/// Records what happened outside, again and again for a minute, through a database restart or a cut connection: giving up here
+/// would send the message a second time. Also when the job was asked to stop or lost its lease: the message is out whoever
+/// holds the job now, and the record changes nothing the second time.
+pub async fn insist<F, T>(record: impl Fn() -> F + Send) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>> + Send,
 {
@@ -136,13 +157,33 @@ where
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        // Somebody else holds the job once its lease is lost, and decides by what is recorded.
-        if waited > Duration::from_secs(60) || ctx.cancelled().is_cancelled() {
+        if waited > Duration::from_secs(60) {
             return Err(error.context(anyhow!("the message was sent, but could not be recorded as sent")));
         }
         tracing::warn!(error = format!("{error:#}"), "could not record a sent message; trying again");
         tokio::time::sleep(pause).await;
         waited += pause;
         pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// BILL-6: the job's token is not asked; a record that fails is tried again until it succeeds.
+    #[tokio::test]
+    async fn a_sent_message_is_recorded_however_often_it_takes() {
+        let tries = AtomicU32::new(0);
+        let record = || async {
+            match tries.fetch_add(1, Ordering::Relaxed) {
+                0..3 => Err(anyhow!("the database is away")),
+                _ => Ok(()),
+            }
+        };
+        insist(record).await.unwrap();
+        assert_eq!(tries.into_inner(), 4);
     }
 }

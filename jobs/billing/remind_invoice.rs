@@ -66,16 +66,17 @@ impl Job for RemindInvoice {
             Handed::Refused { words } => return Ok(Verdict::Discard(words)),
         };
         let at = ctx.app.clock.now();
-        letter::insist(&ctx, || self.record(&ctx, &organization, (delivery, &response, at))).await?;
+        letter::insist(|| self.record(&ctx, &organization, (delivery, &response, at))).await?;
         Verdict::done_with(json!({ "recipient": mail.to.as_str(), "response": response }))
     }
 
-    /// BILL-7: no further reminder of this invoice until an operator clears the failure.
+    /// BILL-7: no further reminder of this invoice until an operator clears the failure. A reminder that was sent and recorded before its
+    /// last worker was lost did not fail.
     async fn discarded(self, ctx: Ctx<App>, reason: String) -> anyhow::Result<()> {
         let organization = super::organization(&ctx).await?;
         let now = ctx.app.clock.now();
         let mut tx = tenant::begin(&ctx.app.db, &organization).await?;
-        if invoices::record_reminder_failure(&mut tx, self.invoice_id, &reason, now).await? {
+        if invoices::record_reminder_failure(&mut tx, (self.invoice_id, self.stage), &reason, now).await? {
             let payload = json!({ "stage": self.stage, "error": reason });
             let (topic, kind, actor) = (topic(self.invoice_id), "invoice.reminder_failed", &actor(&ctx));
             events::append(&mut tx, &NewEvent { topic, kind, payload, actor }, now).await?;
@@ -183,7 +184,7 @@ mod tests {
     use crate::{
         domain::InvoiceStatus,
         jobs::testing::World,
-        store::deliveries::{Claimant, DeliveryState, NewDelivery},
+        store::deliveries::{Claim, Claimant, NewDelivery},
     };
 
     fn first(invoice: &Invoice) -> RemindInvoice {
@@ -258,14 +259,65 @@ mod tests {
         assert_eq!(world.mailbox.accepted().len(), 0);
     }
 
-    async fn claim(world: &World, invoice: &Invoice, job_id: Uuid) {
+    async fn claim(world: &World, invoice: &Invoice, job_id: Uuid) -> Claim {
         let purpose = purpose(invoice.id, 1);
         let message_id = world.app.mailer.message_id("acme", &purpose);
         let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: "kund@example.se" };
         let claimant = Claimant { job_id, now: world.now(), until: world.now() + chrono::Duration::minutes(1) };
         let mut tx = world.tenant().await;
-        deliveries::claim(&mut tx, &new, claimant).await.unwrap();
+        let claim = deliveries::claim(&mut tx, &new, claimant).await.unwrap();
         tx.commit().await.unwrap();
+        claim
+    }
+
+    /// BILL-6, BILL-7: the worker of the last attempt was killed between the record and the job's outcome.
+    #[tokio::test]
+    async fn a_reminder_that_was_recorded_is_no_failure_when_its_last_worker_is_lost() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        assert!(matches!(world.run(&first(&invoice)).await, Outcome::Completed { .. }));
+        let lost = world.job(&first(&invoice));
+        backroom_queue::enqueue(&world.app.db, &lost).await.unwrap();
+        sqlx::query("update queue.jobs set attempt = max_attempts where id = $1")
+            .bind(lost.id)
+            .execute(&world.app.db)
+            .await
+            .unwrap();
+
+        let ran = testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+
+        assert!(matches!(&ran[..], [(_, Outcome::Discarded { reason, .. })] if reason.contains("used up")), "{ran:?}");
+        let after = world.reload(invoice.id).await;
+        assert_eq!((after.reminder_stage, after.reminder_failed_at), (1, None));
+        assert_eq!(world.event_kinds(invoice.id).await, ["invoice.created", "invoice.reminder_sent"]);
+    }
+
+    /// BILL-6, BILL-7: a server that takes every copy and never says so gets three, then an operator decides.
+    #[tokio::test]
+    async fn three_unknown_outcomes_end_the_sending_until_an_operator_clears_them() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "hangup@example.se", 3).await;
+        backroom_queue::enqueue(&world.app.db, &world.job(&first(&invoice))).await.unwrap();
+
+        for _ in 0..RemindInvoice::MAX_ATTEMPTS {
+            testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+            testing::fast_forward(&world.app.db).await.unwrap();
+        }
+
+        let copies = world.mailbox.accepted();
+        assert_eq!(copies.len(), 3);
+        assert!(copies.iter().all(|copy| copy.message_id == copies[0].message_id));
+        let failed = world.reload(invoice.id).await;
+        let told = failed.reminder_error.unwrap();
+        assert!(told.contains("may have accepted the message 3 times"), "{told}");
+        assert_eq!(world.event_kinds(invoice.id).await, ["invoice.created", "invoice.reminder_failed"]);
+
+        let mut tx = world.tenant().await;
+        assert!(super::super::clear_reminder_failure(&mut tx, invoice.id, "operator", world.now()).await.unwrap());
+        tx.commit().await.unwrap();
+        let again = world.run(&first(&invoice)).await;
+        assert!(matches!(again, Outcome::Retryable { .. }), "the count began anew: {again:?}");
+        assert_eq!(world.mailbox.accepted().len(), 4);
     }
 
     /// BILL-5
@@ -305,8 +357,8 @@ mod tests {
         tx.commit().await.unwrap();
         let tried = world.run(&first(&invoice)).await;
         assert!(matches!(tried, Outcome::Discarded { .. }), "tried again: {tried:?}");
-        let delivery = deliveries::by_purpose(&mut *world.tenant().await, &purpose(invoice.id, 1)).await.unwrap();
-        assert_eq!(delivery.map(|d| (d.state, d.attempts)), Some((DeliveryState::Rejected, 2)));
+        let again = claim(&world, &invoice, Uuid::now_v7()).await;
+        assert!(matches!(again, Claim::Rejected { ref response } if response.contains("550")), "{again:?}");
     }
 
     /// MAIL-3

@@ -52,7 +52,7 @@ impl Job for SweepOverdue {
     const TIMEOUT: Duration = Duration::from_secs(3600); // a million invoices take minutes
 
     fn unique(&self) -> Option<Unique> {
-        Some(Unique::by("today"))
+        Some(Unique::by("sweep"))
     }
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {

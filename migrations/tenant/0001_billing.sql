@@ -69,13 +69,14 @@ create table invoice_items (
 -- MAIL-2. One row per message that shall reach somebody once; `purpose` is its key, `message_id` derives from it.
 create table deliveries (
     id           uuid primary key,
-    purpose      text        not null,        -- 'reminder:<invoice>:<stage>', 'escalation:<invoice>'
+    purpose      text        not null,        -- 'reminder:<invoice>:<stage>', 'escalation:<invoice>:<admin>'
     message_id   text        not null,
     recipient    text        not null,
     state        text        not null default 'pending',
     claimed_by   uuid,                        -- the job that is sending it now
     claimed_until timestamptz,
     attempts     integer     not null default 0,
+    unknown_outcomes integer not null default 0, -- hand-overs that the server may have accepted without saying so
     response     text,                        -- the mail server's last words
     created_at   timestamptz not null,
     sent_at      timestamptz,

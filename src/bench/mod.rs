@@ -4,7 +4,7 @@
 mod processes;
 mod queue;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::tenant;
+use crate::{context::connect_options, tenant};
 
 /// Every measurement that `bin/bench` knows, in the order in which it takes them.
 pub const NAMES: [&str; 9] = [
@@ -62,7 +62,10 @@ pub async fn run(names: Vec<String>) -> anyhow::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !NAMES.iter().any(|known| known.starts_with(name.as_str()))) {
         bail!("there is no measurement {unknown}; there are {}", NAMES.join(", "));
     }
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let matches = |wanted: &str, name: &str| {
+        name == wanted || name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| matches(wanted, name));
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build: the figures mean nothing. Use bin/bench.");
     }
@@ -106,7 +109,7 @@ struct Database {
 impl Database {
     async fn create() -> anyhow::Result<Self> {
         let url = std::env::var("DATABASE_URL").context("DATABASE_URL is not set; bin/bench sets it")?;
-        let server = PgConnectOptions::from_str(&url).context("DATABASE_URL is not a PostgreSQL address")?;
+        let server = connect_options(&url)?;
         let name = format!("backroom_bench_{}", std::process::id());
         let mut admin = PgConnection::connect_with(&server).await.context("could not connect to DATABASE_URL")?;
         admin.execute(AssertSqlSafe(format!("create database {name}"))).await?;
@@ -117,11 +120,9 @@ impl Database {
             .connect_with(server.clone().database(&name))
             .await?;
         tenant::migrate_platform(&pool).await?;
-        let (base, query) = url.split_once('?').map_or((url.as_str(), None), |(base, query)| (base, Some(query)));
-        let scheme_end = base.find("://").map_or(0, |at| at + 3);
-        let authority_end = base[scheme_end..].find('/').map_or(base.len(), |at| scheme_end + at);
-        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-        let url = format!("{}/{name}{query}", &base[..authority_end]);
+        let mut url = url::Url::parse(&url).context("DATABASE_URL is not an address")?;
+        url.set_path(&name);
+        let url = url.into();
         Ok(Self { pool, name, server, url })
     }
 

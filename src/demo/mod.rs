@@ -1,7 +1,7 @@
 //! `backroom demo`: the whole platform in one process, on made-up customers, telling what it does.
 //!
-//! [`stage`] starts everything, [`cast`] fills the database, each act is a file ([`overdue`]) that ends with [`checks`]
-//! of what it told, and [`screen`] is how it looks.
+//! `stage` starts everything, `cast` fills the database, each act is a file (`overdue`) that ends with `checks`
+//! of what it told, and `screen` is how it looks.
 
 mod api;
 mod cast;

@@ -51,6 +51,13 @@ fn transient(result: Result<Accepted, SendError>) -> String {
     }
 }
 
+fn unknown(result: Result<Accepted, SendError>) -> String {
+    match result {
+        Err(SendError::Unknown { message }) => message,
+        other => panic!("expected an unknown outcome, got {other:?}"),
+    }
+}
+
 type Script = Vec<(&'static str, &'static str)>;
 
 /// Plays one connection of a scripted server: each step waits for a line that begins with its first half and answers
@@ -66,7 +73,9 @@ async fn play(listener: &TcpListener, script: &[(&str, &str)]) {
                 return;
             }
         }
-        if answer.is_empty() || stream.write_all(format!("{answer}\r\n").as_bytes()).await.is_err() {
+        // One byte per character, so that a script can say what is not UTF-8.
+        let answer: Vec<u8> = answer.chars().map(|c| c as u8).collect();
+        if answer.is_empty() || stream.write_all(&[&answer[..], b"\r\n"].concat()).await.is_err() {
             return;
         }
     }
@@ -143,15 +152,15 @@ async fn a_server_that_is_down_or_absent_is_transient() {
 
 /// MAIL-2, MAIL-3: nobody knows whether the message arrived; sending it again is recognisable as the same one.
 #[tokio::test]
-async fn a_reply_that_never_comes_is_transient_and_the_second_attempt_has_the_same_message_id() {
+async fn a_reply_that_never_comes_is_an_unknown_outcome_and_the_second_attempt_has_the_same_message_id() {
     let mailbox = mailbox().await;
     let mailer = mailer(&mailbox.url(), Duration::from_millis(700));
     let letter = mail("kund@example.com", "reminder:1:1");
     mailbox.set_delay(Duration::from_secs(60));
-    assert!(transient(mailer.send(&letter).await).contains("may have accepted"));
+    assert!(unknown(mailer.send(&letter).await).contains("no final reply in time"));
     mailbox.set_delay(Duration::ZERO);
     assert!(mailer.send(&letter).await.is_ok());
-    assert!(transient(mailer.send(&mail("hangup@example.com", "reminder:2:1")).await).contains("may have accepted"));
+    assert!(unknown(mailer.send(&mail("hangup@example.com", "reminder:2:1")).await).contains("broke before"));
 
     let ids: Vec<_> = mailbox.accepted().into_iter().map(|delivery| delivery.message_id).collect();
     assert_eq!((ids.len(), &ids[0]), (3, &ids[1]));
@@ -213,7 +222,7 @@ async fn only_an_answer_to_the_message_itself_is_permanent() {
         ("greeting", vec![("", "554 5.7.1 go away")], None),
         ("hello", vec![("", "220 hi"), ("EHLO", "550 who?")], None),
         ("login", [&hello[..], &[("AUTH", "535 5.7.8 wrong password")]].concat(), None),
-        ("sender", [&hello[..], &[("AUTH", "235 ok"), ("MAIL", "550 5.7.1 no")]].concat(), Some(550)),
+        ("sender", [&hello[..], &[("AUTH", "235 ok"), ("MAIL", "550 5.7.1 no")]].concat(), None),
         ("login wanted", [&hello[..], &[("AUTH", "235 ok"), ("MAIL", "530 5.7.0 log in")]].concat(), None),
         ("message", [&to_data[..], &[("DATA", "354 go"), (".", "554 5.6.0\r\n")]].concat(), Some(554)),
         ("spooler", [&to_data[..], &[("DATA", "354 go"), (".", "452 4.3.1 disk full")]].concat(), None),
@@ -228,9 +237,75 @@ async fn only_an_answer_to_the_message_itself_is_permanent() {
         let found = match result {
             Err(SendError::Permanent { code, .. }) => Some(code),
             Err(SendError::Transient { .. }) => None,
-            Ok(accepted) => panic!("{name}: {accepted:?}"),
+            other => panic!("{name}: {other:?}"),
         };
         assert_eq!(found, code, "{name}");
+    }
+}
+
+/// MAIL-3: the server's words are stored; PostgreSQL takes neither NUL nor Latin-1.
+#[tokio::test]
+async fn words_that_nobody_could_store_are_cleaned_and_an_acceptance_stays_one() {
+    let to_reply =
+        [("", "220 v\u{e4}lkommen"), ("EHLO", "250 hi"), ("MAIL", "250 ok"), ("RCPT", "250 ok"), ("DATA", "354 go")];
+    let letter = mail("kund@example.com", "reminder:1:1");
+    for (reply, told) in [
+        ("250 2.0.0 k\u{f6}ad som \0 17", Ok("250 2.0.0 k?ad som 17")),
+        ("250-tack\r\n250 h\u{e4}lsar \u{1b}[31mservern", Ok("250 tack h?lsar [31mservern")),
+        ("550 5.1.1 ok\u{e4}nd\0mottagare", Err("5.1.1 ok?nd mottagare")),
+    ] {
+        let (listener, url) = listener().await;
+        let script = [&to_reply[..], &[(".\r\n", reply)]].concat();
+        let mailer = mailer(&url, PATIENCE);
+        let (result, ()) = tokio::join!(mailer.send(&letter), play(&listener, &script));
+        let found = match &result {
+            Ok(accepted) => Ok(accepted.response.as_str()),
+            Err(SendError::Permanent { message, .. }) => Err(message.as_str()),
+            other => panic!("{reply:?}: {other:?}"),
+        };
+        assert_eq!(found, told);
+    }
+}
+
+/// MAIL-3: no letter is thrown away over a setting.
+#[tokio::test]
+async fn a_refused_sender_is_transient_and_names_the_setting() {
+    let (listener, url) = listener().await;
+    let script = [("", "220 hi"), ("EHLO", "250 hi"), ("MAIL", "553 5.7.1 not your address")];
+    let mailer = mailer(&url, PATIENCE);
+    let letter = mail("kund@example.com", "reminder:1:1");
+    let (result, ()) = tokio::join!(mailer.send(&letter), play(&listener, &script));
+    let message = transient(result);
+    assert!(message.contains("mail.from") && message.ends_with("553 5.7.1 not your address"), "{message}");
+}
+
+/// MAIL-1: after the server's "go ahead" comes TLS and nothing else, and a server without it gets no message.
+#[tokio::test]
+async fn required_encryption_is_begun_or_the_message_stays_here() {
+    let letter = mail("kund@example.com", "reminder:1:1");
+    for (offer, complaint) in [("250 STARTTLS", "no connection to"), ("250 hi", "STARTTLS is not supported")] {
+        let (listener, url) = listener().await;
+        let mailer = mailer(&format!("{url}?tls=required"), PATIENCE);
+        let server = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut stream = BufReader::new(stream);
+            let hello = format!("250-hi\r\n{offer}\r\n");
+            let mut line = String::new();
+            stream.write_all(b"220 hi\r\n").await.expect("written");
+            stream.read_line(&mut line).await.expect("EHLO");
+            stream.write_all(hello.as_bytes()).await.expect("written");
+            line.clear();
+            if stream.read_line(&mut line).await.unwrap_or(0) == 0 || !line.starts_with("STARTTLS") {
+                return None;
+            }
+            stream.write_all(b"220 go ahead\r\n").await.expect("written");
+            stream.fill_buf().await.ok().and_then(|bytes| bytes.first().copied())
+        };
+        let (result, first_byte) = tokio::join!(mailer.send(&letter), server);
+        let message = transient(result);
+        assert!(message.contains(complaint), "{message}");
+        // 22: a TLS handshake record.
+        assert_eq!(first_byte, (offer == "250 STARTTLS").then_some(22));
     }
 }
 

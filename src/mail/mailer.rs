@@ -9,7 +9,7 @@ use lettre::message::Mailbox;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::smtp::{self, Failure, Pool, Relay};
-use super::{OutgoingMail, compose, message_id};
+use super::{OutgoingMail, compose, message_id, one_line};
 
 /// What a [`Mailer`] needs to know.
 #[derive(Debug, Clone)]
@@ -52,16 +52,21 @@ pub enum SendError {
         /// The server's words after the code.
         message: String,
     },
-    /// Anything that may be different later: 4xx replies, a broken line, a timeout, TLS or login trouble.
-    ///
-    /// When the line broke while the message was under way, nobody can know whether the server accepted it; the
-    /// message says so. Sending the same [`OutgoingMail`] again then repeats the same `Message-ID`.
+    /// Anything that may be different later: 4xx replies, a broken line, a timeout, TLS or login trouble, a sender
+    /// (`mail.from`) that the server does not want.
     #[error("the mail server did not take the message: {message}")]
     Transient {
         /// What happened, in the server's words where it spoke.
         message: String,
         /// When the server wants to be asked again, if it said so.
         retry_after: Option<Duration>,
+    },
+    /// The line broke, or no final reply came, while the message was under way: nobody can know whether the server accepted
+    /// it. Sending the same [`OutgoingMail`] again may make a copy, with the same `Message-ID`.
+    #[error("the mail server may have accepted the message: {message}")]
+    Unknown {
+        /// What happened.
+        message: String,
     },
 }
 
@@ -93,7 +98,7 @@ impl Mailer {
     pub async fn send(&self, mail: &OutgoingMail) -> Result<Accepted, SendError> {
         let message = compose::message(mail, &self.0.from).map_err(|error| SendError::Permanent {
             code: 553,
-            message: format!("the message cannot be put together: {error}"),
+            message: one_line(&format!("the message cannot be put together: {error}")),
         })?;
         let reply = self.0.pool.deliver(message.envelope(), &message.formatted()).await;
         match reply {
@@ -117,21 +122,26 @@ impl Mailer {
                 }
                 None => transient(format!("the connection to {server} broke: {}", server_words(&error))),
             },
+            Failure::SenderRefused(error) => {
+                let code = error.status().map(u16::from).unwrap_or_default();
+                let words = server_words(&error);
+                transient(match is_login_trouble(code) {
+                    true => format!("{server} wants a login (mail.smtp_url) before it takes mail: {code} {words}"),
+                    false => format!("{server} refuses the sender; correct mail.from: {code} {words}"),
+                })
+            }
             Failure::NotConnected(error) => {
                 let code = error.status().map(|code| format!("{code} ")).unwrap_or_default();
                 transient(format!("no connection to {server}: {code}{}", server_words(&error)))
             }
-            Failure::Unknown(error) => transient(format!(
-                "the connection to {server} broke before the final reply ({}); it may have accepted the message",
-                server_words(&error)
-            )),
-            Failure::TimedOut { after_message: false } => transient(format!("{server} did not answer in time")),
-            Failure::TimedOut { after_message: true } => {
-                transient(format!("{server} gave no final reply in time; it may have accepted the message"))
+            Failure::Unknown(error) => {
+                unknown(format!("the connection to {server} broke before the final reply ({})", server_words(&error)))
             }
+            Failure::TimedOut { after_message: false } => transient(format!("{server} did not answer in time")),
+            Failure::TimedOut { after_message: true } => unknown(format!("{server} gave no final reply in time")),
             Failure::Confused { after_message, reply } => {
-                let doubt = if after_message { "; it may have accepted the message" } else { "" };
-                transient(format!("{server} gave an answer that makes no sense here: {reply}{doubt}"))
+                let message = format!("{server} gave an answer that makes no sense here: {reply}");
+                if after_message { unknown(message) } else { transient(message) }
             }
         }
     }
@@ -147,15 +157,19 @@ fn transient(message: String) -> SendError {
     SendError::Transient { message, retry_after: None }
 }
 
+fn unknown(message: String) -> SendError {
+    SendError::Unknown { message }
+}
+
 /// RFC 4954: replies that complain about the client's login, not about the message.
 fn is_login_trouble(code: u16) -> bool {
     matches!(code, 530 | 534 | 535 | 538)
 }
 
-/// What the server said, or what the system said about the line to it.
+/// What the server said, or what the system said about the line to it, on one line without control characters.
 fn server_words(error: &lettre::transport::smtp::Error) -> String {
     let words = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+    one_line(&words)
 }
 
 /// The waiting time that greylisting servers write into their reply: "try again in 300 seconds", "come back in 5

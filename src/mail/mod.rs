@@ -1,14 +1,15 @@
 //! Mail: what a message looks like, how it leaves, and the mailbox that receives it during development.
 //!
-//! * [`templates`] renders the letters (Swedish and English, text and HTML, one layout).
-//! * [`Mailer`] hands a message to the configured SMTP server and says whether a refusal is final.
-//! * [`mailbox`] is an SMTP server on loopback that keeps what it is given, for people and for tests.
+//! * `templates` renders the letters (Swedish and English, text and HTML, one layout).
+//! * `Mailer` hands a message to the configured SMTP server and says whether a refusal is final.
+//! * `mailbox` is an SMTP server on loopback that keeps what it is given, for people and for tests.
 //!
 //! `lettre` and `mailin` are named only in this module.
 
 mod compose;
 #[cfg(test)]
 mod conversation;
+mod line;
 pub mod mailbox;
 mod mailer;
 mod smtp;

@@ -13,14 +13,18 @@ use anyhow::{Context, bail, ensure};
 use lettre::address::Envelope;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+#[expect(deprecated, reason = "see the module `line`")]
+use lettre::transport::smtp::client::AsyncNetworkStream as Network;
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Tls, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::response::{Response, Severity};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
+
+use super::{line::Line, one_line};
 
 /// Conversations at a time. Relays count connections per client; the job queue's own limits lie around this number.
 const CONNECTIONS: usize = 10;
@@ -87,24 +91,42 @@ impl Relay {
     }
 
     /// A connection that has said hello, is as secure as asked for, and is logged in.
+    #[expect(deprecated, reason = "see the module `line`")]
     async fn open(&self) -> Result<AsyncSmtpConnection, Error> {
         let wrapper = match &self.tls {
             Tls::Wrapper(parameters) => Some(parameters.clone()),
             _ => None,
         };
         let server = (self.host.as_str(), self.port);
-        let mut connection = AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, wrapper, None).await?;
+        let line = Line::new(Network::connect_tokio1(server, None, wrapper, None).await?);
+        let mut connection = AsyncSmtpConnection::connect_with_transport(Box::new(line.clone()), &self.hello).await?;
         match &self.tls {
-            Tls::Required(parameters) => connection.starttls(parameters.clone(), &self.hello).await?,
-            Tls::Opportunistic(parameters) if connection.can_starttls() => {
-                connection.starttls(parameters.clone(), &self.hello).await?;
+            Tls::Required(parameters) | Tls::Opportunistic(parameters) if connection.can_starttls() => {
+                connection = self.upgrade(connection, line, parameters.clone()).await?;
             }
+            // Fails, and says that the server does not offer it.
+            Tls::Required(parameters) => connection.starttls(parameters.clone(), &self.hello).await?,
             _ => {}
         }
         if let Some(credentials) = &self.credentials {
             connection.auth(DEFAULT_MECHANISMS, credentials).await?;
         }
         Ok(connection)
+    }
+
+    /// STARTTLS (RFC 3207), by hand: lettre's own would put TLS above a [`Line`], which changes bytes.
+    async fn upgrade(
+        &self,
+        mut plain: AsyncSmtpConnection,
+        line: Line,
+        parameters: TlsParameters,
+    ) -> Result<AsyncSmtpConnection, Error> {
+        plain.command(Starttls).await?;
+        // With the connection goes what it may have read ahead: nothing that came unencrypted is taken for a reply later.
+        drop(plain);
+        let mut network = line.into_network().expect("the connection that shared the line is dropped");
+        network.upgrade_tls(parameters).await?;
+        AsyncSmtpConnection::connect_with_transport(Box::new(Line::greeted(network)), &self.hello).await
     }
 }
 
@@ -117,6 +139,8 @@ fn is_loopback(host: &str) -> bool {
 pub enum Failure {
     /// No conversation came about: nothing was handed over, and the reason has nothing to do with this message.
     NotConnected(Error),
+    /// The server refused `MAIL FROM` for good: it does not want this sender, whatever the message.
+    SenderRefused(Error),
     /// The server would not take this message, or the line broke before the message was on its way.
     NotTaken(Error),
     /// The message was on its way and there is no clear answer: it may or may not have been accepted.
@@ -196,7 +220,9 @@ impl Pool {
         match &outcome {
             Ok(_) => self.keep(connection),
             // The server answered, so it gets a goodbye; nobody waits for its answer to that.
-            Err(Failure::NotTaken(error) | Failure::Unknown(error)) if error.status().is_some() => {
+            Err(Failure::NotTaken(error) | Failure::SenderRefused(error) | Failure::Unknown(error))
+                if error.status().is_some() =>
+            {
                 tokio::spawn(timeout(self.timeout, async move { connection.abort().await }));
             }
             Err(_) => {}
@@ -222,7 +248,11 @@ impl Pool {
 
 /// Everything up to the server's "go ahead". Addresses and message are ASCII, so no extension has to be asked for.
 async fn begin(connection: &mut AsyncSmtpConnection, envelope: &Envelope) -> Result<(), Failure> {
-    connection.command(Mail::new(envelope.from().cloned(), Vec::new())).await.map_err(Failure::NotTaken)?;
+    let sender = connection.command(Mail::new(envelope.from().cloned(), Vec::new())).await;
+    sender.map_err(|error| match error.is_permanent() {
+        true => Failure::SenderRefused(error),
+        false => Failure::NotTaken(error),
+    })?;
     for recipient in envelope.to() {
         connection.command(Rcpt::new(recipient.clone(), Vec::new())).await.map_err(Failure::NotTaken)?;
     }
@@ -245,9 +275,9 @@ async fn finish(connection: &mut AsyncSmtpConnection, message: &[u8]) -> Result<
     }
 }
 
-/// A reply as one line: `250 2.0.0 queued as 17`.
+/// A reply as one line without control characters, which no column of text could hold: `250 2.0.0 queued as 17`.
 pub fn words(reply: &Response) -> String {
-    format!("{} {}", reply.code(), reply.message().collect::<Vec<_>>().join(" ")).trim().to_owned()
+    one_line(&format!("{} {}", reply.code(), reply.message().collect::<Vec<_>>().join(" ")))
 }
 
 /// Closes connections that have idled for too long, and ends when none is left.

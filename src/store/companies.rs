@@ -144,20 +144,22 @@ pub async fn by_id(db: &mut PgConnection, sealer: Sealer<'_>, id: Uuid) -> Resul
     row.map(|row| row.open(sealer)).transpose()
 }
 
-pub async fn by_org_number(
+/// Those of these numbers that there are, by number.
+pub async fn by_org_numbers(
     db: &mut PgConnection,
     sealer: Sealer<'_>,
-    org_number: &OrgNumber,
-) -> Result<Option<Company>, StoreError> {
-    let row = sqlx::query_as!(
+    org_numbers: &[&str],
+) -> Result<HashMap<OrgNumber, Company>, StoreError> {
+    let rows = sqlx::query_as!(
         Row,
         "select id, name, email, org_number, language, phone, contact, created_at, updated_at
-         from companies where org_number = $1",
-        org_number.as_str()
+         from companies where org_number = any($1::text[])",
+        org_numbers as _
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await?;
-    row.map(|row| row.open(sealer)).transpose()
+    let companies = rows.into_iter().map(|row| row.open(sealer));
+    companies.map(|company| company.map(|company| (company.org_number.clone(), company))).collect()
 }
 
 /// Whom a company's mail goes to: nothing that is sealed.

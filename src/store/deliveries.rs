@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{StoreError, stored};
+use super::{StoreError, count, stored};
 
 /// A message to be claimed for sending.
 #[derive(Clone, Debug)]
@@ -36,13 +36,12 @@ pub enum Claim {
     AlreadySent { id: Uuid, at: DateTime<Utc> },
     /// Another job is sending it.
     Busy { until: DateTime<Utc> },
-    /// The server refused it for good, with these words.
+    /// It was given up, with these words.
     Rejected { response: String },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeliveryState {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeliveryState {
     Pending,
     Sending,
     Sent,
@@ -61,20 +60,6 @@ impl std::str::FromStr for DeliveryState {
             _ => return Err("is not a delivery's state"),
         })
     }
-}
-
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Delivery {
-    pub id: Uuid,
-    pub purpose: String,
-    pub message_id: String,
-    pub recipient: String,
-    pub state: DeliveryState,
-    pub attempts: u32,
-    /// The mail server's last words.
-    pub response: Option<String>,
-    pub created_at: DateTime<Utc>,
-    pub sent_at: Option<DateTime<Utc>>,
 }
 
 /// Claims the message of this purpose, writing its row if it is the first to ask. A job may claim again what it claimed
@@ -134,7 +119,7 @@ pub async fn mark_sent(
     Ok(done.rows_affected() == 1)
 }
 
-/// The server refused it for good. Only while `job_id` holds the claim.
+/// Gives it up: the server refused it for good, or may have accepted it too often without saying so. Only while `job_id` holds the claim.
 pub async fn mark_rejected(db: &mut PgConnection, id: Uuid, job_id: Uuid, response: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "update deliveries set state = 'rejected', response = $3, claimed_by = null, claimed_until = null
@@ -162,35 +147,25 @@ pub async fn release(db: &mut PgConnection, id: Uuid, job_id: Uuid, response: &s
     Ok(())
 }
 
-/// Lets a refused message be tried again. False if it was not refused.
-pub async fn reopen(db: &mut PgConnection, purpose: &str) -> Result<bool, StoreError> {
-    let done =
-        sqlx::query!("update deliveries set state = 'pending' where purpose = $1 and state = 'rejected'", purpose)
-            .execute(db)
-            .await?;
-    Ok(done.rows_affected() == 1)
+/// The server may have accepted it and did not say so. Answers how often that happened since the message was made or reopened.
+pub async fn count_unknown_outcome(db: &mut PgConnection, id: Uuid) -> Result<u32, StoreError> {
+    let times = sqlx::query_scalar!(
+        "update deliveries set unknown_outcomes = unknown_outcomes + 1 where id = $1 returning unknown_outcomes",
+        id
+    )
+    .fetch_one(db)
+    .await?;
+    count("deliveries.unknown_outcomes", times)
 }
 
-pub async fn by_purpose(db: &mut PgConnection, purpose: &str) -> Result<Option<Delivery>, StoreError> {
-    let row = sqlx::query!(
-        "select id, purpose, message_id, recipient, state, attempts, response, created_at, sent_at
-         from deliveries where purpose = $1",
+/// Lets a message that was given up be tried again, with a clean slate.
+pub async fn reopen(db: &mut PgConnection, purpose: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update deliveries set state = 'pending', unknown_outcomes = 0
+         where purpose = $1 and state in ('pending', 'rejected')",
         purpose
     )
-    .fetch_optional(db)
+    .execute(db)
     .await?;
-    row.map(|row| {
-        Ok(Delivery {
-            id: row.id,
-            purpose: row.purpose,
-            message_id: row.message_id,
-            recipient: row.recipient,
-            state: stored("deliveries.state", &row.state)?,
-            attempts: super::count("deliveries.attempts", row.attempts)?,
-            response: row.response,
-            created_at: row.created_at,
-            sent_at: row.sent_at,
-        })
-    })
-    .transpose()
+    Ok(())
 }

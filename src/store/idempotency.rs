@@ -1,6 +1,6 @@
 //! `public.idempotency_keys` (API-3): the first answer to a key is the answer.
 //!
-//! A key, the work and the answer are one transaction: [`begin`], the work, [`complete`], commit. What fails leaves no trace, so the
+//! A key, the work and the answer are one transaction: `begin`, the work, [`complete`], commit. What fails leaves no trace, so the
 //! key is free to be tried again; a crash in between needs no clearing up.
 
 use chrono::{DateTime, Utc};

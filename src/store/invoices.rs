@@ -164,6 +164,22 @@ pub async fn by_number(db: &mut PgConnection, number: &str) -> Result<Option<Inv
     one(db, row).await
 }
 
+/// Those of these numbers that there are, by number.
+pub async fn by_numbers(db: &mut PgConnection, numbers: &[&str]) -> Result<HashMap<String, Invoice>, StoreError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, number, company_id, project_id, contract_id, status, currency, issue_date, due_date,
+                payment_terms_days, notes, subtotal, tax, total, paid_on, reminder_stage, last_reminder_sent_at,
+                reminder_failed_at, reminder_error, dunning_ended_at, created_at, updated_at
+         from invoices where number = any($1::text[])",
+        numbers as _
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let invoices = with_items(db, rows).await?;
+    Ok(invoices.into_iter().map(|invoice| (invoice.number.clone(), invoice)).collect())
+}
+
 async fn one(db: &mut PgConnection, row: Option<Row>) -> Result<Option<Invoice>, StoreError> {
     let rows = Vec::from_iter(row);
     Ok(with_items(db, rows).await?.pop())
@@ -268,16 +284,6 @@ pub async fn set_status(
     by_id(db, id).await
 }
 
-/// Records the payment on the day it was made.
-pub async fn mark_paid(
-    db: &mut PgConnection,
-    id: Uuid,
-    paid_on: NaiveDate,
-    now: DateTime<Utc>,
-) -> Result<Option<Invoice>, StoreError> {
-    set_status(db, id, InvoiceStatus::Paid, paid_on, now).await
-}
-
 /// One page of what could owe a reminder on `today`, by due date: open, past due, dunning not ended. Without items, which dunning
 /// does not read. Walks `invoices_open_due_date_idx`, so a page costs the same at the first and at the millionth invoice.
 pub async fn overdue_page(
@@ -351,19 +357,20 @@ pub async fn record_reminder(
     Ok(done.rows_affected() == 1)
 }
 
-/// BILL-7: no reminder until an operator clears it. False if a failure is noted already.
+/// BILL-7: no reminder until an operator clears it. False if a failure is noted already, or reminder `stage` was sent after all.
 pub async fn record_reminder_failure(
     db: &mut PgConnection,
-    id: Uuid,
+    (id, stage): (Uuid, u32),
     error: &str,
     now: DateTime<Utc>,
 ) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update invoices set reminder_failed_at = $3, reminder_error = $2, updated_at = $3
-         where id = $1 and reminder_failed_at is null",
+         where id = $1 and reminder_failed_at is null and reminder_stage < $4",
         id,
         error,
-        now
+        now,
+        stage.cast_signed()
     )
     .execute(db)
     .await?;
@@ -473,7 +480,7 @@ mod tests {
         let now = organization.created_at;
         let made = insert(&mut tx, &new(company, "F-1", 20), now).await.unwrap();
 
-        let paid = mark_paid(&mut tx, made.id, day(15), now).await.unwrap().unwrap();
+        let paid = set_status(&mut tx, made.id, InvoiceStatus::Paid, day(15), now).await.unwrap().unwrap();
         assert_eq!((paid.status, paid.paid_on), (InvoiceStatus::Paid, Some(day(15))));
         let refused = set_status(&mut tx, made.id, InvoiceStatus::Unpaid, day(16), now).await;
         assert!(matches!(refused, Err(StoreError::Transition(_))), "{refused:?}");

@@ -4,19 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{StoreError, count};
-
-/// A claimed stage.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Reminder {
-    pub invoice_id: Uuid,
-    /// From 1.
-    pub stage: u32,
-    pub delivery_id: Uuid,
-    pub job_id: Uuid,
-    pub claimed_at: DateTime<Utc>,
-    pub sent_at: Option<DateTime<Utc>>,
-}
+use super::StoreError;
 
 /// Claims the stage for a job; a job whose claim is not sent yet gives way, because the delivery decides who sends.
 /// False if the stage's reminder was sent.
@@ -58,27 +46,4 @@ pub async fn mark_sent(
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// An invoice's stages, in order.
-pub async fn of_invoice(db: &mut PgConnection, invoice_id: Uuid) -> Result<Vec<Reminder>, StoreError> {
-    let rows = sqlx::query!(
-        "select invoice_id, stage, delivery_id, job_id, claimed_at, sent_at
-         from reminders where invoice_id = $1 order by stage",
-        invoice_id
-    )
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Reminder {
-                invoice_id: row.invoice_id,
-                stage: count("reminders.stage", row.stage)?,
-                delivery_id: row.delivery_id,
-                job_id: row.job_id,
-                claimed_at: row.claimed_at,
-                sent_at: row.sent_at,
-            })
-        })
-        .collect()
 }

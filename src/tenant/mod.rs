@@ -1,7 +1,7 @@
 //! Organizations' schemas: creating them, migrating them, and the one way into their tables.
 //!
 //! Every organization has a PostgreSQL schema `org_<slug>` and a role that reaches that schema and the queue's enqueue
-//! door, nothing else. [`begin`] opens a transaction as that role: whatever SQL runs inside, PostgreSQL itself refuses
+//! door, nothing else. `begin` opens a transaction as that role: whatever SQL runs inside, PostgreSQL itself refuses
 //! another organization's rows.
 
 mod create;

@@ -139,31 +139,48 @@ $$;
 -- SECURITY DEFINER: a role that may execute it needs no rights on the queue's tables, and is stamped with its own tenant.
 create function queue.enqueue(
     p_ids uuid[], p_queues text[], p_kinds text[], p_tenants text[], p_priorities smallint[], p_run_ats timestamptz[],
-    p_max_attempts integer[], p_args jsonb[], p_traces text[], p_unique_keys text[], p_unique_untils timestamptz[],
-    p_notify boolean
+    p_max_attempts integer[], p_args jsonb[], p_traces text[], p_unique_keys text[], p_unique_across boolean[],
+    p_unique_untils timestamptz[], p_notify boolean
 ) returns table (id uuid, state text, duplicate boolean)
 language plpgsql security definer set search_path = queue, pg_temp as $$
 declare
     caller   text := queue.caller_tenant();
+    -- A key with its scope, so that neither kinds nor tenants can collide: kind|tenant|key, or kind|*|key.
+    keys     text[];
     existing uuid[];
     woken    text;
 begin
-    if caller is not null and exists (select from unnest(p_tenants) t where t is distinct from caller) then
+    -- A shorter array would read as nulls below, and a null tenant belongs to nobody.
+    if array[cardinality(p_queues), cardinality(p_kinds), cardinality(p_tenants), cardinality(p_priorities),
+             cardinality(p_run_ats), cardinality(p_max_attempts), cardinality(p_args), cardinality(p_traces),
+             cardinality(p_unique_keys), cardinality(p_unique_across), cardinality(p_unique_untils)]
+       is distinct from array_fill(cardinality(p_ids), array[11]) then
+        raise exception 'all arrays must be of the same length' using errcode = 'invalid_parameter_value';
+    end if;
+    if caller is not null and exists (
+        select from unnest(p_tenants, p_unique_across) as e (tenant, across)
+        where e.tenant is distinct from caller or e.across is not false
+    ) then
         raise exception 'tenant % may not enqueue for another tenant', caller using errcode = 'insufficient_privilege';
     end if;
 
-    perform queue.lock_tenant(t) from (select distinct t from unnest(p_tenants) t where t is not null) as tenants;
+    perform queue.lock_tenant(t)
+    from (select distinct t from unnest(p_tenants) t where t is not null order by t) as tenants;
 
     -- Take the unique keys, in key order so that two batches cannot deadlock. A key that is taken names its holder;
     -- the loop waits for a concurrent transaction that holds the same key and then sees what became of it.
     existing := array_fill(null::uuid, array[cardinality(p_ids)]);
+    keys := p_unique_keys;
     if exists (select from unnest(p_unique_keys) k where k is not null) then
+        select array_agg(kind || '|' || case when across then '*' else coalesce(tenant, '') end || '|' || key order by n)
+        into keys
+        from unnest(p_kinds, p_tenants, p_unique_across, p_unique_keys) with ordinality as e (kind, tenant, across, key, n);
         declare
             entry  record;
             holder uuid;
         begin
             for entry in
-                select n, k from unnest(p_unique_keys) with ordinality u (k, n) where k is not null order by k, n
+                select n, k from unnest(keys) with ordinality u (k, n) where k is not null order by k, n
             loop
                 insert into queue.unique_keys as u (key, job_id, expires_at)
                 values (entry.k, p_ids[entry.n], p_unique_untils[entry.n])
@@ -184,7 +201,7 @@ begin
            e.priority, coalesce(e.run_at, now()), e.max_attempts, e.args, e.trace, e.unique_key,
            e.tenant is not null and exists (select from queue.held_tenants h where h.tenant = e.tenant)
     from unnest(p_ids, p_queues, p_kinds, p_tenants, p_priorities, p_run_ats, p_max_attempts, p_args, p_traces,
-                p_unique_keys, existing)
+                keys, existing)
          as e (id, queue, kind, tenant, priority, run_at, max_attempts, args, trace, unique_key, existing)
     where e.existing is null;
 

@@ -84,7 +84,7 @@ pub async fn cancel(
 pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sqlx::Result<RetryOutcome> {
     let hastened: Option<String> = sqlx::query_scalar(
         "with due as (
-             update queue.jobs set state = 'available', run_at = now()
+             update queue.jobs set state = 'available', run_at = now(), cancel_requested_at = null
              where id = $1 and ($2::text is null or tenant = $2) and state in ('retryable', 'scheduled') returning queue
          )
          select queue from due, pg_notify('queue_wake', due.queue)",
@@ -179,19 +179,26 @@ pub async fn hold_tenant(db: &mut PgConnection, tenant: &str) -> sqlx::Result<u6
         .bind(tenant)
         .execute(&mut *db)
         .await?;
-    let held = sqlx::query("update queue.jobs set held = true where tenant = $1 and not held").bind(tenant).execute(db);
-    Ok(held.await?.rows_affected())
+    let held = sqlx::query(
+        "with waiting as materialized (
+             select id from queue.jobs where tenant = $1 and not held order by id for update
+         )
+         update queue.jobs j set held = true from waiting where j.id = waiting.id",
+    );
+    Ok(held.bind(tenant).execute(db).await?.rows_affected())
 }
 
 /// Lets a held tenant's jobs run again. Answers how many.
 pub async fn release_tenant(db: &mut PgConnection, tenant: &str) -> sqlx::Result<u64> {
     lock_tenant_exclusively(db, tenant).await?;
     sqlx::query("delete from queue.held_tenants where tenant = $1").bind(tenant).execute(&mut *db).await?;
-    let released: Vec<String> =
-        sqlx::query_scalar("update queue.jobs set held = false where tenant = $1 and held returning queue")
-            .bind(tenant)
-            .fetch_all(&mut *db)
-            .await?;
+    let released: Vec<String> = sqlx::query_scalar(
+        "with waiting as materialized (select id from queue.jobs where tenant = $1 and held order by id for update)
+         update queue.jobs j set held = false from waiting where j.id = waiting.id returning j.queue",
+    )
+    .bind(tenant)
+    .fetch_all(&mut *db)
+    .await?;
     sqlx::query("select pg_notify('queue_wake', queue) from (select distinct unnest($1::text[]) as queue) q")
         .bind(&released)
         .execute(db)

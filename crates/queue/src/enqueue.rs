@@ -101,13 +101,6 @@ impl NewJob {
         self.trace = trace;
         self
     }
-
-    /// The key as stored: kind, tenant and key, so that scopes cannot collide.
-    fn unique_key(&self) -> Option<String> {
-        let unique = self.unique.as_ref()?;
-        let tenant = if unique.across_tenants { "*" } else { self.tenant.as_deref().unwrap_or("") };
-        Some(format!("{}|{}|{}", self.kind, tenant, unique.key))
-    }
 }
 
 /// What became of an enqueue.
@@ -136,7 +129,7 @@ pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Res
         Some(now + chrono::Duration::from_std(period).unwrap_or(chrono::Duration::MAX))
     };
     let rows: Vec<(Uuid, String, bool)> = sqlx::query_as(
-        "select id, state, duplicate from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        "select id, state, duplicate from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
     .bind(column(|job| job.queue.clone()))
@@ -147,9 +140,10 @@ pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Res
     .bind(jobs.iter().map(|job| i32::try_from(job.max_attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
     .bind(jobs.iter().map(|job| job.args.clone()).collect::<Vec<_>>())
     .bind(jobs.iter().map(|job| job.trace.as_ref().map(ToString::to_string)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(NewJob::unique_key).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| job.unique.as_ref().map(|unique| unique.key.clone())).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| job.unique.as_ref().is_some_and(|unique| unique.across_tenants)).collect::<Vec<_>>())
     .bind(jobs.iter().map(until).collect::<Vec<_>>())
-    .bind(may_notify(jobs))
+    .bind(may_notify(jobs, now))
     .fetch_all(db)
     .await?;
     rows.into_iter()
@@ -164,12 +158,12 @@ pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Res
 /// A wake-up that is left out here is made good by the fetcher, which looks again after 10, 20, 40 … ms before it rests.
 const NOTIFY_EVERY: Duration = Duration::from_millis(10);
 
-fn may_notify(jobs: &[NewJob]) -> bool {
+fn may_notify(jobs: &[NewJob], enqueued_at: DateTime<Utc>) -> bool {
     static LAST: LazyLock<Mutex<HashMap<String, Instant>>> = LazyLock::new(Mutex::default);
     let mut last = LAST.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let now = Instant::now();
     let mut any = false;
-    for job in jobs {
+    for job in jobs.iter().filter(|job| job.run_at.is_none_or(|at| at <= enqueued_at)) {
         match last.get_mut(&job.queue) {
             Some(at) if now.duration_since(*at) < NOTIFY_EVERY => {}
             Some(at) => {

@@ -77,6 +77,7 @@ enum Does {
     WaitAtGate,
     WaitForCancel,
     TellTrace,
+    AnswerNul,
 }
 
 fn act(does: Does, name: &str) -> Act {
@@ -121,6 +122,7 @@ impl Job for Act {
                 ctx.cancelled().cancelled().await;
                 anyhow::bail!("stopped half-way")
             }
+            Does::AnswerNul => Verdict::done_with("a\0b"),
             Does::TellTrace => Verdict::done_with(ctx.job.trace.as_ref().map(ToString::to_string)),
         }
     }
@@ -555,6 +557,72 @@ async fn a_cancel_ends_a_waiting_job_and_asks_a_running_one_to_stop() {
     worker.stop().await;
     assert_eq!(get(&db, waiting).await.reason.as_deref(), Some("not wanted"));
     drop(conn);
+    db.close().await;
+}
+
+/// PLAT-13
+#[tokio::test]
+async fn a_cancel_reaches_a_job_that_changed_hands_before_it_ran() {
+    let db = Database::new().await;
+    let app = App::new();
+    let id = put(&db, act(Does::Done, "")).await;
+    // Claimed by a worker that is killed before it begins; cancelled while it had the job.
+    sqlx::query(
+        "update queue.jobs set state = 'running', attempt = 1, lease = gen_random_uuid(),
+                lease_until = now() - interval '1 ms', worker = 'gone'",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    let mut conn = db.pool.acquire().await.unwrap();
+    assert_eq!(cancel(&mut conn, id, None, "stop").await.unwrap(), CancelOutcome::Requested);
+    drop(conn);
+    let worker = start(&db, &app, config(1));
+    db.until("select count(*) from queue.finished_jobs where state = 'cancelled'", 1).await;
+    worker.stop().await;
+    assert_eq!(app.runs.load(Ordering::Relaxed), 0);
+    db.close().await;
+}
+
+/// PLAT-3: what cannot be stored as it is does not keep its neighbours' outcomes from being recorded.
+#[tokio::test]
+async fn a_result_that_postgresql_cannot_keep_is_cleaned() {
+    let db = Database::new().await;
+    let app = App::new();
+    let odd = put(&db, act(Does::AnswerNul, "")).await;
+    put(&db, act(Does::Done, "")).await;
+    let worker = start(&db, &app, config(2));
+    db.until("select count(*) from queue.finished_jobs where state = 'completed'", 2).await;
+    worker.stop().await;
+    assert_eq!(get(&db, odd).await.result, Some(json!("a\u{fffd}b")));
+    db.close().await;
+}
+
+/// TEN-3 rests on this: whoever speaks for a tenant enqueues for that tenant only, and takes no other's unique keys.
+#[tokio::test]
+async fn the_door_lets_a_tenants_caller_enqueue_for_that_tenant_only() {
+    let db = Database::new().await;
+    let speaks =
+        "create or replace function queue.caller_tenant() returns text language sql stable as $$ select 't1' $$";
+    sqlx::query(speaks).execute(&db.pool).await.unwrap();
+    let own = unique("k").tenant("t1");
+    let across = {
+        let mut job = unique("k").tenant("t1");
+        job.unique = job.unique.map(Unique::across_tenants);
+        job
+    };
+    assert!(enqueue(&db.pool, &own).await.is_ok());
+    for (what, job) in [("another's", unique("k").tenant("t2")), ("nobody's", unique("k")), ("across", across)] {
+        let refused = enqueue(&db.pool, &job).await.unwrap_err();
+        assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("42501"), "{what}: {refused}");
+    }
+    let padded = sqlx::query(
+        "select * from queue.enqueue(array[gen_random_uuid()], '{default}', '{test.act}', '{}', '{0}', array[null::timestamptz],
+                '{1}', array['{}'::jsonb], array[null::text], array[null::text], '{false}', array[null::timestamptz], false)",
+    );
+    let refused = padded.execute(&db.pool).await.unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("22023"), "{refused}");
+    assert_eq!(db.count("select count(*) from queue.jobs").await, 1);
     db.close().await;
 }
 

@@ -1,5 +1,6 @@
 //! `backroom invoice …`
 
+mod clear_failure;
 mod import;
 mod list;
 mod remind;
@@ -18,6 +19,13 @@ pub enum Invoice {
     /// Remind an organization's customers of overdue invoices, now instead of at nine
     #[command(after_help = "Example:\n  backroom invoice remind --org acme --dry-run")]
     Remind(remind::Args),
+    /// Let the next sweep remind again of invoices whose reminder could not be sent
+    #[command(
+        after_help = "Correct the cause first: the company's address, or the mail server. Then the next sweep, or `backroom \
+        invoice remind`, sends the reminder.\n\nExamples:\n  backroom invoice clear-failure --org acme --number F-1001\n  \
+        backroom invoice clear-failure --org acme --all"
+    )]
+    ClearFailure(clear_failure::Args),
     /// Import invoices from a CSV file; lines that are in order go in, bad ones are named
     #[command(after_help = "The header names number, org_number, company_name, company_email, language, issue_date, \
         due_date, currency, description, quantity, unit_price and tax_rate. An invoice with several items has several \
@@ -35,6 +43,7 @@ pub async fn run(session: &Session, command: Invoice, output: Output) -> anyhow:
     match command {
         Invoice::List(args) => list::run(session, args, output).await,
         Invoice::Remind(args) => remind::run(session, args, output).await,
+        Invoice::ClearFailure(args) => clear_failure::run(session, args, output).await,
         Invoice::Import { file, org } => import::run(session, &file, &org, output).await,
     }
 }

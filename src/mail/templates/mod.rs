@@ -1,6 +1,6 @@
 //! The letters: what they say, and the one layout that shows it as text and as HTML.
 //!
-//! A letter's sentences are written once, in `words.rs`, as a [`Letter`]; `letter.txt` and `letter.html` arrange them.
+//! A letter's sentences are written once, in `words.rs`, as a `Letter`; `letter.txt` and `letter.html` arrange them.
 //! So the two parts of a message can never disagree, and a new language is one more arm in each `match`.
 
 mod words;

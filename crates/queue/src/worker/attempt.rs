@@ -45,24 +45,26 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
         cancelled: around.cancelled,
         progress: around.progress,
     };
-    let outcome = if job.attempt > job.max_attempts {
+    let outcome = if job.cancel_requested || ctx.cancelled.is_cancelled() {
+        Outcome::Cancelled { reason: "cancelled before it ran".into() }
+    } else if job.attempt > job.max_attempts {
         // The last attempt ended without a word: the rescue made the job available once more, to be buried decently.
         let last = job.last_error.as_deref().unwrap_or("the worker was lost");
         let reason = format!("all {} attempts are used up; last: {last}", job.max_attempts);
-        bury(kind, job, ctx, reason, None).await
+        bury(kind, job, ctx, reason, None, &around.abort).await
     } else {
         match handle(kind, job, ctx.clone(), &around.abort).await {
             Ended::Verdict(Verdict::Done(result)) => Outcome::Completed { result },
             Ended::Verdict(Verdict::Snooze(wait)) => Outcome::Snoozed { wait },
             Ended::Verdict(Verdict::Cancel(reason)) => Outcome::Cancelled { reason },
-            Ended::Verdict(Verdict::Discard(reason)) => bury(kind, job, ctx, reason, None).await,
+            Ended::Verdict(Verdict::Discard(reason)) => bury(kind, job, ctx, reason, None, &around.abort).await,
             Ended::BadArgs(reason) => Outcome::Discarded { reason, error: None },
             Ended::Aborted => Outcome::Released,
             // Asked to stop, it stopped with an error. (Where the lease was lost, the fence drops this outcome.)
             Ended::Failed(_) if ctx.cancelled.is_cancelled() => {
                 Outcome::Cancelled { reason: "cancelled while it ran".into() }
             }
-            Ended::Failed(error) => failed(kind, job, ctx, &error).await,
+            Ended::Failed(error) => failed(kind, job, ctx, &error, &around.abort).await,
         }
     };
     (outcome, kind.retention_days)
@@ -108,11 +110,17 @@ async fn handle<A: Send + Sync + 'static>(
     }
 }
 
-async fn failed<A: Send + Sync + 'static>(kind: &Kind<A>, job: &Claimed, ctx: Ctx<A>, error: &Error) -> Outcome {
+async fn failed<A: Send + Sync + 'static>(
+    kind: &Kind<A>,
+    job: &Claimed,
+    ctx: Ctx<A>,
+    error: &Error,
+    abort: &CancellationToken,
+) -> Outcome {
     let text = format!("{error:#}");
     if ctx.is_last_attempt() {
         let reason = format!("all {} attempts failed; last: {text}", job.max_attempts);
-        return bury(kind, job, ctx, reason, Some(text)).await;
+        return bury(kind, job, ctx, reason, Some(text), abort).await;
     }
     let asked = error.chain().find_map(|cause| cause.downcast_ref::<RetryAfter>()).map(|retry| retry.after);
     let wait = asked.unwrap_or_else(|| kind.backoff.after(ctx.job.attempt));
@@ -126,13 +134,21 @@ async fn bury<A: Send + Sync + 'static>(
     ctx: Ctx<A>,
     reason: String,
     error: Option<String>,
+    abort: &CancellationToken,
 ) -> Outcome {
     let hook = match (kind.discarded)(job.args.clone(), ctx, reason.clone()) {
         Ok(hook) if job.attempt <= job.max_attempts.saturating_add(HOOK_TRIES) => hook,
         _ => return Outcome::Discarded { reason, error },
     };
-    let hook = tokio::spawn(tokio::time::timeout(kind.timeout, hook).instrument(tracing::Span::current()));
-    let problem = match hook.await {
+    let mut hook = tokio::spawn(tokio::time::timeout(kind.timeout, hook).instrument(tracing::Span::current()));
+    let ended = tokio::select! {
+        ended = &mut hook => ended,
+        () = abort.cancelled() => {
+            hook.abort();
+            return Outcome::Released;
+        }
+    };
+    let problem = match ended {
         Ok(Ok(Ok(()))) => return Outcome::Discarded { reason, error },
         Ok(Ok(Err(e))) => format!("{e:#}"),
         Ok(Err(_)) => "timed out".to_owned(),

@@ -20,6 +20,8 @@ pub(crate) struct Claimed {
     pub args: Value,
     pub trace: Option<String>,
     pub created_at: DateTime<Utc>,
+    /// Somebody cancelled it while it was in other hands.
+    pub cancel_requested: bool,
     /// Seconds between the time it was due and this claim.
     pub waited_s: f64,
     /// What the attempt before this one died of.
@@ -52,6 +54,7 @@ pub(crate) async fn batch(
              worker = $5, attempted_at = now()
          from due where j.ctid = due.ctid
          returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at,
+                   j.cancel_requested_at is not null as cancel_requested,
                    extract(epoch from clock_timestamp() - j.run_at)::float8 as waited_s,
                    j.errors -> -1 ->> 'error' as last_error",
     )
@@ -80,6 +83,7 @@ pub(crate) async fn one(
              worker = $4, attempted_at = now()
          where j.id = $1 and j.state in ('available', 'scheduled', 'retryable') and not j.held
          returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at,
+                   j.cancel_requested_at is not null as cancel_requested,
                    extract(epoch from clock_timestamp() - j.run_at)::float8 as waited_s,
                    j.errors -> -1 ->> 'error' as last_error",
     )

@@ -29,7 +29,7 @@ pub(crate) struct Fetcher<A> {
     pub concurrency: usize,
     pub buffer: Arc<Buffer>,
     pub wake: Arc<Notify>,
-    pub ended: mpsc::UnboundedSender<Ended>,
+    pub ended: mpsc::Sender<Ended>,
 }
 
 impl<A> Fetcher<A> {
@@ -38,7 +38,7 @@ impl<A> Fetcher<A> {
         self.fetch(&stop).await;
         for job in self.buffer.drain() {
             // The acker outlives the fetchers.
-            let _ = self.ended.send(Ended::new(&job, 0, Outcome::Released));
+            let _ = self.ended.send(Ended::new(&job, 0, Outcome::Released)).await;
         }
     }
 

@@ -44,8 +44,16 @@ impl InHand {
         }
     }
 
-    pub fn cancellation(&self, id: Uuid) -> CancellationToken {
-        self.lock().get(&id).map(|job| job.cancelled.clone()).unwrap_or_default()
+    /// The job's cancellation token; `None` if its lease was lost meanwhile and it must not be begun.
+    pub fn cancellation(&self, job: &Claimed) -> Option<CancellationToken> {
+        self.lock().get(&job.id).filter(|held| held.lease == job.lease).map(|held| held.cancelled.clone())
+    }
+
+    /// Asks the handler that runs under this lease to stop.
+    pub fn cancel_lease(&self, id: Uuid, lease: Uuid) {
+        if let Some(job) = self.lock().get(&id).filter(|held| held.lease == lease) {
+            job.cancelled.cancel();
+        }
     }
 
     /// Asks the job's handler to stop, if it is ours.
@@ -55,16 +63,20 @@ impl InHand {
         }
     }
 
-    /// The leases that were last renewed at least `age` ago.
-    pub fn older_than(&self, age: Duration) -> (Vec<Uuid>, Vec<Uuid>) {
-        self.lock().iter().filter(|(_, job)| job.renewed.elapsed() >= age).map(|(id, job)| (*id, job.lease)).unzip()
+    /// The leases that were last renewed at least `age` ago, in the order of their jobs' ids.
+    pub fn older_than(&self, age: Duration) -> Vec<(Uuid, Uuid)> {
+        let held = self.lock();
+        let old = held.iter().filter(|(_, job)| job.renewed.elapsed() >= age);
+        let mut old: Vec<(Uuid, Uuid)> = old.map(|(id, job)| (*id, job.lease)).collect();
+        old.sort_unstable();
+        old
     }
 
-    pub fn renewed(&self, ids: &[Uuid]) {
+    pub fn renewed(&self, leases: &[(Uuid, Uuid)]) {
         let now = Instant::now();
         let mut held = self.lock();
-        for id in ids {
-            if let Some(job) = held.get_mut(id) {
+        for (id, lease) in leases {
+            if let Some(job) = held.get_mut(id).filter(|job| job.lease == *lease) {
                 job.renewed = now;
             }
         }

@@ -64,6 +64,7 @@ impl<A: Send + Sync + 'static> Inline<A> {
         let done = CancellationToken::new();
         let keeper = tokio::spawn(keeper::renew(self.shared.clone(), done.clone()));
         let ended = run_attempt(&self.shared, &job, CancellationToken::new(), progress).await;
+        let ended = ended.ok_or_else(|| anyhow::anyhow!("the job's lease was lost before it began"))?;
         let outcome = ended.outcome.clone();
         let recorded = record::outcomes(&self.shared.pool, &self.shared.config.name, &[ended]).await;
         done.cancel();

@@ -28,15 +28,16 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
             _ = every.tick() => {}
             () = stop.cancelled() => return,
         }
-        let (ids, leases) = shared.in_hand.older_than(lease / 3);
-        if ids.is_empty() {
+        let due = shared.in_hand.older_than(lease / 3);
+        if due.is_empty() {
             continue;
         }
-        let renewed: sqlx::Result<Vec<(Uuid, bool)>> = sqlx::query_as(
+        let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = due.iter().copied().unzip();
+        let renewed: sqlx::Result<Vec<(Uuid, Uuid, bool)>> = sqlx::query_as(
             "update queue.jobs j set lease_until = now() + make_interval(secs => $3)
              from unnest($1::uuid[], $2::uuid[]) as o (id, lease)
-             where j.id = o.id and j.lease = o.lease and j.state = 'running'
-             returning j.id, j.cancel_requested_at is not null",
+             where j.id = o.id and j.lease = o.lease
+             returning j.id, j.lease, j.cancel_requested_at is not null",
         )
         .bind(&ids)
         .bind(&leases)
@@ -45,19 +46,19 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
         .await;
         match renewed {
             Ok(renewed) => {
-                for (id, _) in renewed.iter().filter(|(_, cancel)| *cancel) {
-                    shared.in_hand.cancel(*id);
+                for (id, lease, _) in renewed.iter().filter(|(.., cancel)| *cancel) {
+                    shared.in_hand.cancel_lease(*id, *lease);
                 }
-                let kept: Vec<Uuid> = renewed.into_iter().map(|(id, _)| id).collect();
+                let kept: Vec<(Uuid, Uuid)> = renewed.into_iter().map(|(id, lease, _)| (id, lease)).collect();
                 shared.in_hand.renewed(&kept);
-                let kept: HashSet<Uuid> = kept.into_iter().collect();
-                for (id, lease) in ids.into_iter().zip(leases).filter(|(id, _)| !kept.contains(id)) {
+                let kept: HashSet<(Uuid, Uuid)> = kept.into_iter().collect();
+                for (id, lease) in due.into_iter().filter(|job| !kept.contains(job)) {
                     // Its outcome was recorded a moment ago, or another worker has the job: either way it is not ours.
-                    shared.in_hand.cancel(id);
+                    shared.in_hand.cancel_lease(id, lease);
                     shared.in_hand.drop_all(std::iter::once((id, lease)));
                 }
             }
-            Err(error) => tracing::warn!(%error, leases = ids.len(), "could not renew leases"),
+            Err(error) => tracing::warn!(%error, leases = due.len(), "could not renew leases"),
         }
     }
 }
@@ -133,8 +134,9 @@ async fn next_due(pool: &PgPool) -> sqlx::Result<Option<Duration>> {
     Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0))))
 }
 
-/// Makes jobs whose lease ran out available again; the attempt stays counted, the error history says why. Jobs without
-/// attempts left come back once more, for a worker to bury them.
+/// Makes jobs whose lease ran out available again; the attempt stays counted, the error history says why. They go to
+/// the end of the line: if they are what kills the workers, their neighbours get their turn first. Jobs without attempts
+/// left come back once more, for a worker to bury them.
 pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
     let rescued: i64 = sqlx::query_scalar(
         "with lost as materialized (
@@ -142,7 +144,7 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
              order by lease_until limit 1000 for update skip locked
          ), rescued as (
              update queue.jobs j
-             set state = 'available', lease = null, lease_until = null, cancel_requested_at = null,
+             set state = 'available', run_at = now(), lease = null, lease_until = null,
                  errors = j.errors || jsonb_build_object('attempt', j.attempt, 'at', now(), 'worker', j.worker,
                                                          'error', 'the worker was lost: its lease ran out')
              from lost where j.id = lost.id and j.state = 'running' and j.lease_until < now()

@@ -89,7 +89,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         }
         anyhow::ensure!(config.lease >= Duration::from_secs(1), "a lease must be at least one second");
 
-        let (ended, outcomes) = mpsc::unbounded_channel();
+        let (ended, outcomes) = mpsc::channel(acker::BACKLOG);
         // Fires when the patience at shutdown is over: running handlers are ended and handed back.
         let abort = CancellationToken::new();
         // Fires when nothing is in hand any more.
@@ -163,31 +163,28 @@ async fn work<A: Send + Sync + 'static>(
     shared: Arc<Shared<A>>,
     job: Claimed,
     abort: CancellationToken,
-    ended: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::Sender<Ended>,
 ) {
-    let ended_job = run_attempt(&shared, &job, abort, None).await;
-    // The acker outlives all workers.
-    let _ = ended.send(ended_job);
+    if let Some(ended_job) = run_attempt(&shared, &job, abort, None).await {
+        // The acker outlives all workers.
+        let _ = ended.send(ended_job).await;
+    }
 }
 
+/// `None`: the job's lease was lost before it began, so it is another worker's now.
 async fn run_attempt<A: Send + Sync + 'static>(
     shared: &Shared<A>,
     job: &Claimed,
     abort: CancellationToken,
     progress: Option<crate::job::ProgressFn>,
-) -> Ended {
+) -> Option<Ended> {
+    let cancelled = shared.in_hand.cancellation(job)?;
     let started = std::time::Instant::now();
-    let around = Surroundings {
-        registry: &shared.registry,
-        app: &shared.app,
-        cancelled: shared.in_hand.cancellation(job.id),
-        abort,
-        progress,
-    };
+    let around = Surroundings { registry: &shared.registry, app: &shared.app, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
     observe(job, &outcome, started.elapsed(), &span);
-    Ended::new(job, retention_days, outcome)
+    Some(Ended::new(job, retention_days, outcome))
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {

@@ -1,10 +1,13 @@
 //! Writing outcomes. Every statement is fenced: it touches a row only if it still runs under the lease and attempt
 //! that the outcome belongs to, so a worker that lost its job can never overwrite what its successor did.
+//!
+//! Only running jobs have a lease (`jobs_lease_check`), so the fence need not name the state. It must not: statistics
+//! from a time when nothing was running would tempt the planner to walk the index of running jobs once per outcome.
 
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::claim::Claimed;
@@ -69,23 +72,26 @@ pub(crate) async fn outcomes(pool: &PgPool, worker: &str, batch: &[Ended]) -> sq
     let (last, again): (Vec<&Ended>, Vec<&Ended>) = batch.iter().partition(|ended| {
         matches!(ended.outcome, Outcome::Completed { .. } | Outcome::Cancelled { .. } | Outcome::Discarded { .. })
     });
-    let mut recorded = Vec::with_capacity(batch.len());
-    if !last.is_empty() {
-        recorded.extend(finish(pool, worker, &last).await?);
+    match (last.is_empty(), again.is_empty()) {
+        (false, true) => finish(pool, worker, &last).await,
+        (true, false) => reschedule(pool, worker, &again).await,
+        _ => {
+            let mut tx = pool.begin().await?;
+            let mut recorded = finish(&mut *tx, worker, &last).await?;
+            recorded.extend(reschedule(&mut *tx, worker, &again).await?);
+            tx.commit().await?;
+            Ok(recorded)
+        }
     }
-    if !again.is_empty() {
-        recorded.extend(reschedule(pool, worker, &again).await?);
-    }
-    Ok(recorded)
 }
 
 /// Moves finished jobs out of the hot table and frees their unique keys, in one statement.
-async fn finish(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Result<Vec<Uuid>> {
+async fn finish(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> sqlx::Result<Vec<Uuid>> {
     let mut columns = Columns::default();
     let (mut states, mut results, mut reasons, mut retention) = (vec![], vec![], vec![], vec![]);
     for ended in batch {
         let (state, result, reason, error) = match &ended.outcome {
-            Outcome::Completed { result } => ("completed", result.clone(), None, None),
+            Outcome::Completed { result } => ("completed", result.clone().map(storable_json), None, None),
             Outcome::Cancelled { reason } => ("cancelled", None, Some(storable(reason)), None),
             Outcome::Discarded { reason, error } => ("discarded", None, Some(storable(reason)), error.as_deref()),
             other => unreachable!("{} is not final", other.as_str()),
@@ -102,15 +108,18 @@ async fn finish(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Result<V
                  as o (id, lease, attempt, error, final_state, result, reason, retention_days)
          ), gone as (
              delete from queue.jobs j using outcome o
-             where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt and j.state = 'running'
+             where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt
              returning j.id, j.queue, j.kind, j.tenant, j.priority, j.run_at, j.attempt, j.max_attempts, j.args, j.unique_key,
                        j.worker, j.attempted_at, j.trace, j.created_at, o.final_state, o.result, o.reason, o.retention_days,
                        case when o.error is null then j.errors
                             else j.errors || jsonb_build_object('attempt', j.attempt, 'at', now(), 'error', o.error, 'worker', $9::text)
                        end as errors
+         ), free as materialized (
+             -- In the order in which an enqueue takes them: the two must not wait for each other.
+             select u.key from queue.unique_keys u join gone on u.key = gone.unique_key and u.job_id = gone.id
+             where u.expires_at is null order by u.key for update of u
          ), freed as (
-             delete from queue.unique_keys u using gone
-             where u.key = gone.unique_key and u.job_id = gone.id and u.expires_at is null
+             delete from queue.unique_keys u using free where u.key = free.key
          )
          insert into queue.finished_jobs (id, queue, kind, tenant, state, priority, run_at, attempt, max_attempts, args,
                 unique_key, worker, attempted_at, errors, trace, created_at, result, reason, expires_on)
@@ -128,12 +137,15 @@ async fn finish(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Result<V
     .bind(reasons)
     .bind(retention)
     .bind(worker)
-    .fetch_all(pool)
+    .fetch_all(db)
     .await
 }
 
+/// A wait beyond this is a mistake, and PostgreSQL's calendar has an end.
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 86_400);
+
 /// Puts jobs back to wait: after a failure, a snooze, or a hand-back.
-async fn reschedule(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Result<Vec<Uuid>> {
+async fn reschedule(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> sqlx::Result<Vec<Uuid>> {
     let mut columns = Columns::default();
     let (mut states, mut waits, mut charges) = (vec![], vec![], vec![]);
     for ended in batch {
@@ -145,12 +157,12 @@ async fn reschedule(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Resu
         };
         columns.push(ended, error);
         states.push(state);
-        waits.push(wait.as_secs_f64());
+        waits.push(wait.min(LONGEST_WAIT).as_secs_f64());
         charges.push(charge);
     }
     sqlx::query_scalar(
         "update queue.jobs j
-         set state = o.next_state, lease = null, lease_until = null, cancel_requested_at = null,
+         set state = o.next_state, lease = null, lease_until = null,
              run_at = case when o.next_state = 'available' then j.run_at else now() + make_interval(secs => o.wait) end,
              attempt = case when o.charge then j.attempt else j.attempt - 1 end,
              errors = case when o.error is null then j.errors
@@ -158,7 +170,7 @@ async fn reschedule(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Resu
                       end
          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::bool[])
               as o (id, lease, attempt, error, next_state, wait, charge)
-         where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt and j.state = 'running'
+         where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt
          returning j.id",
     )
     .bind(columns.ids)
@@ -169,7 +181,7 @@ async fn reschedule(pool: &PgPool, worker: &str, batch: &[&Ended]) -> sqlx::Resu
     .bind(waits)
     .bind(charges)
     .bind(worker)
-    .fetch_all(pool)
+    .fetch_all(db)
     .await
 }
 
@@ -188,6 +200,18 @@ impl Columns {
         self.leases.push(ended.lease);
         self.attempts.push(ended.attempt);
         self.errors.push(error.map(storable));
+    }
+}
+
+/// A result as PostgreSQL can keep it: JSON may say NUL, `jsonb` may not.
+fn storable_json(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace('\0', "\u{fffd}")),
+        Value::Array(items) => items.into_iter().map(storable_json).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(key, value)| (key.replace('\0', "\u{fffd}"), storable_json(value))).collect()
+        }
+        other => other,
     }
 }
 
