@@ -89,14 +89,14 @@ pub async fn migrate_all(
 
 async fn migrate_one(db: &PgPool, schema: &str, role: Option<&str>) -> anyhow::Result<usize> {
     let mut tx = db.begin().await?;
-    if role.is_none() {
-        tx.execute(AssertSqlSafe(format!("create schema if not exists {}", quote(schema)))).await?;
-    }
     // Two `migrate` at once take turns on a schema, not on the whole database.
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('backroom.migrate ' || $1, 0))")
         .bind(schema)
         .execute(&mut *tx)
         .await?;
+    if role.is_none() {
+        tx.execute(AssertSqlSafe(format!("create schema if not exists {}", quote(schema)))).await?;
+    }
     let applied = apply(&mut tx, schema).await?;
     if let Some(role) = role {
         // A dump restored elsewhere comes without its roles.
@@ -253,7 +253,7 @@ mod tests {
         let mut tx = crate::tenant::begin(&database.pool, &acme).await.unwrap();
         assert!(tx.execute("select from invoices").await.is_ok());
         assert!(
-            tx.execute("select queue.enqueue('{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}',false)")
+            tx.execute("select queue.enqueue('{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}',false)")
                 .await
                 .is_ok()
         );
