@@ -7,11 +7,14 @@ use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use super::{
-    exit::not_found,
+    exit::{not_found, usage},
     output::{Output, cell, maybe, time},
     session::Session,
 };
-use crate::{domain::Scope, store::api_keys};
+use crate::{
+    domain::{Scope, field_error::one_line},
+    store::api_keys,
+};
 
 #[derive(Subcommand)]
 pub enum ApiKey {
@@ -51,6 +54,7 @@ pub enum ApiKey {
 pub async fn run(session: &Session, command: ApiKey, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         ApiKey::Create { org, name, scopes } => {
+            one_line(&name, 100).map_err(|error| usage(format!("the name {error}")))?;
             let organization = session.organization(&org).await?;
             let scopes: Vec<String> = scopes.iter().map(ToString::to_string).collect();
             let mut db = session.connection().await?;

@@ -73,7 +73,8 @@ async fn list(session: &Session, output: Output) -> anyhow::Result<()> {
     })
 }
 
-async fn require(session: &Session, name: &str) -> anyhow::Result<()> {
+/// Refuses a queue that is not configured, that no kind goes to and that holds no work.
+pub async fn require(session: &Session, name: &str) -> anyhow::Result<()> {
     let known = known(session).await?;
     if known.contains_key(name) {
         return Ok(());

@@ -24,12 +24,15 @@ pub struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_attempts: Option<u32>,
     /// While an unfinished job of the kind and organization has this key, that one is answered instead
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     unique_key: Option<String>,
 }
 
 pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let mut job = args.work.into_job(session).await?;
+    if let Some(queue) = &args.queue {
+        crate::cli::queue::require(session, queue).await?;
+    }
     job.queue = args.queue.unwrap_or(job.queue);
     job.priority = args.priority.unwrap_or(job.priority);
     job.run_at = args.run_at.or(job.run_at);
