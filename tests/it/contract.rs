@@ -357,7 +357,7 @@ async fn the_command_line_runs_shows_lists_cancels_and_retries_jobs() {
     database.close().await.expect("dropped");
 }
 
-/// CLI-3, CRON-6, PLAT-13
+/// CLI-3, CRON-1, CRON-6, PLAT-13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_queue_waits_and_a_schedule_runs_by_hand() {
     let world = World::new("start").await;
@@ -377,7 +377,9 @@ async fn a_paused_queue_waits_and_a_schedule_runs_by_hand() {
     api.until_job(&waits, "completed").await;
 
     let schedules = program.json(&["schedule", "list"]).await;
-    assert!(each(&schedules["schedules"], "name").contains(&"billing.sweep_overdue"), "{schedules}");
+    let names = each(&schedules["schedules"], "name");
+    assert_eq!(names, ["billing.sweep_overdue", "platform.expire_trials", "platform.prune_idempotency_keys"]);
+    assert_eq!(schedules["schedules"][0]["per_tenant"], true);
     let next = program.json(&["schedule", "next", "billing.sweep_overdue", "-n", "3", "--org", "acme"]).await;
     assert!(each(&next["next"], "local").iter().all(|at| at.contains("T09:00:00")), "{next}");
     let run = program.json(&["schedule", "run", "billing.sweep_overdue", "--org", "acme"]).await;

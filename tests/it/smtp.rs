@@ -60,6 +60,14 @@ impl World {
         self.api.get(&format!("/api/v1/invoices/{}", self.invoice)).await.json()
     }
 
+    /// Why the invoice gets no more reminders, once it is marked.
+    async fn failure(&self) -> String {
+        let failed = eventually("the invoice is marked", async || {
+            Some(self.invoice().await).filter(|invoice| !invoice["reminder_failed_at"].is_null())
+        });
+        failed.await["reminder_error"].as_str().expect("an error").to_owned()
+    }
+
     async fn hasten(&self, job: &Value) {
         let id = job["id"].as_str().expect("an id");
         assert_eq!(self.program.run(&["job", "retry", id]).await.code, Some(0));
@@ -106,10 +114,7 @@ async fn a_rejected_reminder_waits_for_an_operator() {
     let dead = world.reminder("discarded").await;
     assert!(dead["reason"].as_str().is_some_and(|why| why.contains("550 5.1.1 User unknown")), "{dead}");
     assert_eq!(dead["attempt"], 1);
-    let failed = eventually("the invoice is marked", async || {
-        Some(world.invoice().await).filter(|invoice| !invoice["reminder_failed_at"].is_null())
-    });
-    assert!(failed.await["reminder_error"].as_str().is_some_and(|why| why.contains("User unknown")));
+    assert!(world.failure().await.contains("User unknown"));
     let told = "select count(*) from org_acme.events where kind = 'invoice.reminder_failed'";
     assert_eq!(count(&world.database.pool, told).await, 1);
     let listed = world.api.get("/api/v1/invoices?reminder_failed=true").await.json();
@@ -121,17 +126,23 @@ async fn a_rejected_reminder_waits_for_an_operator() {
     let swept = world.sweep().await;
     assert_eq!((&swept["reminders"], &swept["left_alone"]), (&json!(0), &json!(1)), "{swept}");
 
-    // The address is mended, the failure cleared: the next sweep sends.
-    let invoice = world.invoice().await;
-    let company = format!("/api/v1/companies/{}", invoice["company_id"].as_str().expect("a company"));
-    let mended = json!({ "email": "mended@example.com" }).to_string();
-    let mended =
-        world.api.send(reqwest::Method::PATCH, &company, &[("content-type", "application/json")], mended).await;
-    assert_eq!(mended.status, 200, "{}", mended.text);
+    // Cleared over the API, it is tried again, and rejected again.
     let clear = format!("/api/v1/invoices/{}/clear-reminder-failure", world.invoice);
     let cleared = world.api.post(&clear, &json!({})).await;
     assert_eq!((cleared.status, &cleared.json()["reminder_failed_at"]), (200, &Value::Null));
     world.api.post(&clear, &json!({})).await.problem(409, "conflict");
+    assert_eq!(world.sweep().await["reminders"], 1);
+    assert!(world.failure().await.contains("User unknown"));
+
+    // With the address mended and the failure cleared on the command line, the next sweep sends.
+    let company = world.invoice().await["company_id"].as_str().expect("a company").to_owned();
+    let (company, json) = (format!("/api/v1/companies/{company}"), [("content-type", "application/json")]);
+    let mended = json!({ "email": "mended@example.com" }).to_string();
+    let mended = world.api.send(reqwest::Method::PATCH, &company, &json, mended).await;
+    assert_eq!(mended.status, 200, "{}", mended.text);
+    let clear = ["invoice", "clear-failure", "--org", "acme", "--number", "acme-0"];
+    assert_eq!(world.program.run(&clear).await.code, Some(0));
+    assert!(world.invoice().await["reminder_failed_at"].is_null());
     assert_eq!(world.sweep().await["reminders"], 1);
     assert!(world.mailbox.wait_for(1, PATIENCE).await, "nothing came");
     world.reminder("completed").await;
