@@ -127,7 +127,8 @@ impl<A> Ctx<A> {
         self.job.attempt >= self.job.max_attempts
     }
 
-    /// Fires when somebody cancelled the job, when its lease was lost, or when the worker's patience at shutdown ended.
+    /// Fires when somebody cancelled the job or when its lease was lost. (When the patience at shutdown ends, the handler is
+    /// ended without a word and the job handed back.)
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
     }
