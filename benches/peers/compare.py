@@ -370,20 +370,29 @@ class Comparison:
                     "select column_name from information_schema.columns where table_schema = 'queue' and table_name = 'jobs'"
                 )}  # fmt: skip
                 lane, lane_value = (", lane", ", ''") if "lane" in columns else ("", "")
+                # Building the indexes afterwards is quicker.
+                indexes = db.rows(
+                    "select format('%I.%I', schemaname, indexname), indexdef from pg_indexes where schemaname = 'queue'"
+                    " and tablename = 'jobs' and indexname not in (select conname from pg_constraint)"
+                )
+                for name, _ in indexes:
+                    db.rows(f"drop index {name}")
                 db.rows(
                     f"insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args{lane})"
                     f" select ('0197{there:04x}-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'debug.noop',"
                     f" 'available', now(), 10, '{{}}'{lane_value} from generate_series(1, {count - there}) n"
                 )
+                for _, definition in indexes:
+                    db.rows(definition)
                 there = count
                 settle(db)
                 say(f"  {count:,} waiting jobs written in {time.time() - began:.0f} s")
-                db.rows("select pg_stat_statements_reset()")
+                self.server.admin.rows("select pg_stat_statements_reset()")
                 # Ten handlers of 50 ms: claims of a handful of jobs, as an ordinary queue has them.
                 with working(system, url, concurrency=10, sleep_ms=50) as worker:
                     time.sleep(self.plan.load_s)
                     worker.stop()
-                mean, most, rows, calls = db.rows(
+                mean, most, rows, calls = self.server.admin.rows(
                     "select mean_exec_time, max_exec_time, rows, calls from pg_stat_statements"
                     " where query ilike '%for update skip locked%' and query ilike '%queue.jobs%' and rows > 0"
                     " order by calls desc limit 1"
