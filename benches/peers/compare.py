@@ -41,7 +41,11 @@ class Psql:
     def __init__(self, url):
         command = [os.environ.get("PSQL", "psql"), "-XAtq", "-F", "\t", url]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        # Notices would stand between the rows.
+        quiet = os.environ | {"PGOPTIONS": "-c client_min_messages=error"}
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, bufsize=1, env=quiet
+        )
 
     def rows(self, sql):
         try:
@@ -77,7 +81,11 @@ class Worker:
         self.process = start_driver(system, order, stdin=subprocess.PIPE)
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
-        self.ready = self.line(60)["ready"]
+        first = self.line(60)
+        if first is None:
+            self.kill()
+            raise RuntimeError("the worker did not start within a minute")
+        self.ready = first["ready"]
 
     def read(self):
         for line in self.process.stdout:
@@ -244,12 +252,22 @@ class Comparison:
     def __init__(self, server, systems, plan):
         self.server, self.systems, self.plan = server, systems, plan
         self.samples = {system.key: {} for system in systems}
+        self.waits = {system.key: {} for system in systems}
+        self.pooled = {system.key: {} for system in systems}
         self.failures = {}
 
     def note(self, system, name, value):
         if value is not None:
             self.samples[system.key].setdefault(name, []).append(value)
-            say(f"  {system.name}: {name} {value:,.4g}" if not isinstance(value, list) else f"  {system.name}: {name}")
+            say(f"  {system.name}: {name} {value:,.4g}")
+
+    def note_waits(self, system, name, waits):
+        """Percentiles are of all rounds' waits together; a round alone has too few for its 99th."""
+        pooled = self.waits[system.key].setdefault(name, [])
+        pooled += waits
+        for label, share in (("p50", 0.5), ("p99", 0.99)):
+            self.note(system, f"{name}_{label}", percentile(waits, share))
+            self.pooled[system.key][f"{name}_{label}"] = percentile(pooled, share)
 
     def each(self, title, systems, measure):
         say(f"{title} …")
@@ -302,9 +320,7 @@ class Comparison:
             time.sleep(1)
             starts, now = worker.stop(), time.time()
         for phase, offered in phases.items():
-            waits = latencies(offered["commits"], starts, now)
-            self.note(system, f"pickup_{phase}_p50", percentile(waits, 0.5))
-            self.note(system, f"pickup_{phase}_p99", percentile(waits, 0.99))
+            self.note_waits(system, f"pickup_{phase}", latencies(offered["commits"], starts, now))
 
     def waiting(self, system):
         """A million jobs wait in the same queue: how fast they go, and how long an urgent one waits."""
@@ -324,9 +340,7 @@ class Comparison:
                 offered = offer(system, url, 50, self.plan.load_s, 0, urgent=True)
                 time.sleep(1)
                 starts, now = worker.stop(), time.time()
-            waits = latencies(offered["commits"], starts, now)
-            self.note(system, "waiting_urgent_p50", percentile(waits, 0.5))
-            self.note(system, "waiting_urgent_p99", percentile(waits, 0.99))
+            self.note_waits(system, "waiting_urgent", latencies(offered["commits"], starts, now))
 
     def held(self, system):
         """500 jobs/s while another session holds a transaction with a snapshot and an id."""
