@@ -14,7 +14,7 @@ PANELS = [
     ("drain", "Drain of no-op jobs, jobs/s", False),
     ("drain_1ms", "1 ms of work at concurrency 64, jobs/s", False),
     ("enqueue_bulk", "Enqueue in bulk, jobs/s", False),
-    ("waiting_drain", "Drain with a million waiting, jobs/s", False),
+    ("waiting_drain", "Drain with a long queue, jobs/s", False),
     ("pickup_idle_p99", "Pick-up on an idle queue, p99, ms", True),
     ("pickup_500_p99", "Pick-up at 500 jobs/s, p99, ms", True),
     ("held_p99", "Pick-up under a held transaction, p99, ms", True),
