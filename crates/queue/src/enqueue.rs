@@ -71,22 +71,35 @@ pub struct NewJob {
 }
 
 impl NewJob {
+    /// A job of a kind that is known by its name only: queue `default`, one attempt. Nobody has checked the arguments.
+    pub fn named(kind: impl Into<String>, args: Value) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            queue: "default".to_owned(),
+            kind: kind.into(),
+            tenant: None,
+            priority: 0,
+            run_at: None,
+            max_attempts: 1,
+            args,
+            unique: None,
+            trace: None,
+            rate_key: None,
+            batch_id: None,
+        }
+    }
+
     /// # Panics
     /// When the arguments have no JSON form (a map with non-string keys), a mistake in the job's type.
     pub fn of<J: Job>(job: &J) -> Self {
+        let args = serde_json::to_value(job).expect("a job's arguments have a JSON form");
         Self {
-            id: Uuid::now_v7(),
             queue: J::QUEUE.to_owned(),
-            kind: J::KIND.to_owned(),
-            tenant: None,
             priority: J::PRIORITY,
-            run_at: None,
             max_attempts: J::MAX_ATTEMPTS,
-            args: serde_json::to_value(job).expect("a job's arguments have a JSON form"),
             unique: job.unique(),
-            trace: None,
             rate_key: job.rate_limit().map(|limit| limit.key),
-            batch_id: None,
+            ..Self::named(J::KIND, args)
         }
     }
 
