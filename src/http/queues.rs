@@ -265,7 +265,7 @@ async fn set_rate(
     let rate = RateLimit::new(key, permits.unsigned_abs(), Duration::from_secs_f64(wanted.period_s));
     let mut tx = state.app.db.begin().await?;
     queue::fix_rate_limit(&mut *tx, &rate).await?;
-    let set = queue::rate_limit_page(&mut *tx, &rate.key, None, 1).await?.pop();
+    let set = queue::rate_limit(&mut *tx, &rate.key).await?;
     tx.commit().await?;
     set.map(|rate| Json(rate.into())).ok_or_else(no_such_rate)
 }

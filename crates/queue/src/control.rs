@@ -88,7 +88,7 @@ pub async fn discard(
 }
 
 /// Ends those of the jobs that wait in one of `states`: into the history as `end`, their unique keys freed. Answers which.
-/// Every job that ends without a worker ends here.
+/// Every job that ends without a worker ends here, so here its batch counts it.
 pub(crate) async fn end_waiting(
     db: &mut PgConnection,
     (ids, tenant): (&[Uuid], Option<&str>),
@@ -96,7 +96,7 @@ pub(crate) async fn end_waiting(
     end: JobState,
     reason: &str,
 ) -> sqlx::Result<Vec<Uuid>> {
-    sqlx::query_scalar(
+    let ended: Vec<(Uuid, Option<Uuid>)> = sqlx::query_as(
         "with due as materialized (
              select id from queue.jobs
              where id = any($1) and ($2::text is null or tenant = $2) and state = any($3) and lease is null
@@ -116,15 +116,16 @@ pub(crate) async fn end_waiting(
          select id, queue, kind, tenant, $4, priority, run_at, attempt, max_attempts, args,
                 unique_key, worker, attempted_at, errors, trace, created_at, rate_key, batch_id, crashes, trail, $5,
                 current_date + 7
-         from gone returning id",
+         from gone returning id, batch_id",
     )
     .bind(ids)
     .bind(tenant)
     .bind(names(states))
     .bind(end.as_str())
     .bind(reason)
-    .fetch_all(db)
-    .await
+    .fetch_all(&mut *db)
+    .await?;
+    Ok(ended.into_iter().map(|(id, _)| id).collect())
 }
 
 /// Asks the handlers of those of the jobs that are running to stop. Answers which.

@@ -6,8 +6,11 @@
 //! statement that records them.
 
 mod backoff;
+pub mod bulk;
 mod control;
+mod dump;
 mod enqueue;
+mod explain;
 mod inspect;
 mod job;
 mod rate;
@@ -22,10 +25,12 @@ pub use control::{
     CancelOutcome, DiscardOutcome, Limits, RetryOutcome, cancel, discard, hold_tenant, limit, limits, pause,
     release_tenant, resume, retry,
 };
+pub use dump::{Change, Dump, Lease, Rules, dump};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
+pub use explain::{Reason, Why, explain};
 pub use inspect::{AttemptError, COUNT_AT_MOST, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
-pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limit_page, rate_limits};
+pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limit, rate_limit_page, rate_limits};
 pub use registry::{ArgsError, Kind, Registry};
 pub use trace::TraceParent;
 pub use worker::{Outcome, Worker, WorkerConfig, run_inline};

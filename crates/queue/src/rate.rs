@@ -24,7 +24,7 @@ impl RateLimit {
 }
 
 /// A rate limit as it stands.
-#[derive(Clone, Debug, Serialize, Deserialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema, sqlx::FromRow)]
 pub struct RateState {
     pub key: String,
     pub permits: i32,
@@ -65,12 +65,18 @@ pub(crate) async fn block(db: impl PgExecutor<'_>, key: &str, wait: Duration) ->
 
 /// All rate limits that were ever used or set, by key.
 pub async fn rate_limits(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<RateState>> {
+    rate_limit_page(db, "", None, i64::MAX).await
+}
+
+/// The rate limit of a key, if it was ever used or set.
+pub async fn rate_limit(db: impl PgExecutor<'_>, key: &str) -> sqlx::Result<Option<RateState>> {
     sqlx::query_as(
         "select key, permits, period_s, queue.rate_tokens(r) as tokens,
                 case when blocked_until > clock_timestamp() then blocked_until end as blocked_until, fixed
-         from queue.rate_limits r order by key",
+         from queue.rate_limits r where key = $1",
     )
-    .fetch_all(db)
+    .bind(key)
+    .fetch_optional(db)
     .await
 }
 
