@@ -256,8 +256,11 @@ pub(crate) async fn retry_many(
                         unique_key, errors, trace, created_at, rate_key, batch_id, trail, held)
                  select id, queue, kind, tenant, 'available', priority, now(), 0, max_attempts, args,
                         unique_key, errors, trace, created_at, rate_key, batch_id,
-                        queue.trail(trail, jsonb_build_object('at', now(), 'event', 'retried', 'was', state,
-                                                              'finished_at', finished_at, 'reason', reason)),
+                        queue.trail(trail, jsonb_strip_nulls(jsonb_build_object(
+                            'at', now(), 'event', 'retried', 'was', state, 'finished_at', finished_at, 'reason', reason,
+                            'attempt', attempt, 'lease', lease, 'worker', case when lease is not null then worker end,
+                            'claimed_at', case when lease is not null then attempted_at end,
+                            'begun_at', case when lease is not null then begun_at end))),
                         exists (select from queue.held_tenants h where h.tenant = back.tenant)
                  from back returning queue
              )

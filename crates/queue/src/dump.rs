@@ -207,12 +207,14 @@ fn changes(job: &JobRecord, events: &[Event]) -> Vec<Change> {
     for event in events {
         changes.extend(claim(event.claimed_at, "claimed", event.attempt, &event.worker));
         changes.extend(claim(event.begun_at, "begun", event.attempt, &event.worker));
-        let told = errors.iter().position(|error| Some(error.attempt) == event.attempt && error.at == event.at);
         if event.event == "retried" {
             let ended = event.was.as_deref().unwrap_or("ended");
             let reason = event.reason.clone();
             changes.extend(event.finished_at.map(|at| Change { reason, ..plain(at, ended) }));
+            changes.push(plain(event.at, "retried"));
+            continue;
         }
+        let told = errors.iter().position(|error| Some(error.attempt) == event.attempt && error.at == event.at);
         changes.push(Change {
             attempt: event.attempt,
             worker: event.worker.clone(),
@@ -234,9 +236,20 @@ fn changes(job: &JobRecord, events: &[Event]) -> Vec<Change> {
     } else if job.run_at > job.created_at && job.state != JobState::Running {
         changes.push(plain(job.run_at, "due"));
     }
-    // Stable: what happened in one statement stays in the order above.
-    changes.sort_by_key(|change| change.at);
+    changes.sort_by_key(|change| (change.at, rank(&change.event)));
     changes
+}
+
+/// The order of what one statement recorded at one time: an attempt fails, and so the job ends.
+fn rank(event: &str) -> u8 {
+    match event {
+        "created" => 0,
+        "claimed" => 1,
+        "begun" => 2,
+        "completed" | "cancelled" | "discarded" => 4,
+        "retried" => 5,
+        _ => 3,
+    }
 }
 
 fn leases(job: &JobRecord, beyond: &Beyond, events: &[Event]) -> Vec<Lease> {
@@ -250,8 +263,8 @@ fn leases(job: &JobRecord, beyond: &Beyond, events: &[Event]) -> Vec<Lease> {
                 claimed_at: event.claimed_at,
                 begun_at: event.begun_at,
                 until: event.lease_until,
-                ended_at: Some(event.at),
-                end: event.event.clone(),
+                ended_at: event.finished_at.or(Some(event.at)),
+                end: event.was.as_ref().unwrap_or(&event.event).clone(),
             })
         })
         .collect();

@@ -47,7 +47,7 @@ async fn run(db: &Database, sql: &'static str) {
 }
 
 async fn of(db: &Database, id: Uuid, with_args: bool) -> Dump {
-    dump(&mut *db.pool.acquire().await.unwrap(), id, None, with_args).await.unwrap().expect("the job exists")
+    dump(&mut db.pool.acquire().await.unwrap(), id, None, with_args).await.unwrap().expect("the job exists")
 }
 
 fn events(dump: &Dump) -> Vec<&str> {
@@ -95,8 +95,8 @@ async fn every_change_of_a_job_s_life_is_told_in_order() {
     drop(conn);
     let cancelled = of(&db, id, false).await;
     let first_life = ["created", "claimed", "failed", "hastened", "claimed", "failed", "discarded"];
-    assert_eq!(events(&cancelled)[..3], first_life[..3]);
-    assert_eq!(events(&cancelled)[events(&cancelled).len() - 3..], ["discarded", "retried", "cancelled"]);
+    assert_eq!(events(&cancelled), [&first_life[..], &["retried", "cancelled"]].concat());
+    assert_eq!(cancelled.leases, dead.leases);
     assert_eq!(cancelled.changes.last().unwrap().reason.as_deref(), Some("enough"));
     db.close().await;
 }
