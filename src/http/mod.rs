@@ -3,9 +3,11 @@
 
 mod api_keys;
 mod auth;
+mod bulk_actions;
 mod companies;
 mod cursor;
 mod edge;
+mod explain;
 mod extract;
 mod health;
 mod idempotency;
@@ -108,6 +110,8 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
     let large_bodies = DefaultBodyLimit::max(state.app.config.http.import_body_limit_bytes);
     let resources = OpenApiRouter::new()
         .merge(jobs::routes())
+        .merge(explain::routes())
+        .merge(bulk_actions::routes())
         .merge(jobs::bulk_routes().merge(invoices::import_routes()).layer(large_bodies))
         .merge(companies::routes())
         .merge(invoices::routes())

@@ -2,7 +2,9 @@
 
 mod auth;
 mod billing;
+mod bulk_actions;
 mod edge;
+mod explain;
 mod idempotency;
 mod jobs;
 mod openapi;
