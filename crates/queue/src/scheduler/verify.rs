@@ -74,9 +74,9 @@ pub struct Period {
 /// The message is for the field `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeriodError {
-    #[error("must be later than `from`; the period ends before it, so one day ends at the next")]
+    #[error("must be later than from: the period ends right before it")]
     Empty,
-    #[error("is more than {} days after `from`; ask for a shorter period", LONGEST_PERIOD.num_days())]
+    #[error("is more than {} days after from; ask for a shorter period", LONGEST_PERIOD.num_days())]
     TooLong,
 }
 
@@ -213,6 +213,9 @@ pub async fn verify(
     let mut zones: BTreeMap<&str, (Tz, Vec<&str>)> = BTreeMap::new();
     for (tenant, zone) in schedule.targets(tenants) {
         zones.entry(zone.name()).or_insert((zone, Vec::new())).1.push(tenant);
+    }
+    if zones.is_empty() {
+        period.in_zone(Tz::UTC)?;
     }
     let mut all = Verification::default();
     for (zone, tenants) in zones.into_values() {
