@@ -627,6 +627,41 @@ async fn a_tick_is_skipped_while_the_job_of_the_tick_before_is_unfinished() {
 
 /// CRON-5: whether the job before is unfinished is asked under the lock of the cursor.
 #[tokio::test]
+async fn a_scheduler_that_waited_for_another_sees_the_job_that_it_enqueued() {
+    let db = Database::new().await;
+    let all = hourly("kind = \"test.tidy\"");
+    let scheduler = node(&db, &all, &TenantList::default());
+    scheduler.beat(at("2026-01-01T00:30:00Z")).await.unwrap();
+    // The other one is in the middle of the tick at one o'clock.
+    let mut other = db.pool.begin().await.unwrap();
+    other.execute("select from queue.schedule_cursors for update").await.unwrap();
+    let beat = tokio::spawn(async move { scheduler.beat(at("2026-01-01T02:00:00Z")).await.unwrap() });
+    db.until(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        1,
+    )
+    .await;
+    let job = scheduler::run_now(&mut other, all.get("hourly").unwrap(), &[]).await.unwrap()[0].id;
+    sqlx::query(
+        "with moved as (update queue.schedule_cursors set decided_until = '2026-01-01T01:00Z')
+         insert into queue.schedule_ticks (schedule, tenant, tick_at, job_id, outcome)
+         values ('hourly', '', '2026-01-01T01:00Z', $1, 'enqueued')",
+    )
+    .bind(job)
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    other.commit().await.unwrap();
+
+    let firings = beat.await.unwrap();
+
+    assert_eq!((firings.len(), firings[0].decision, firings[0].blocked_by), (1, Decision::Overlap, Some(job)));
+    assert_eq!(jobs(&db).await, 1);
+    db.close().await;
+}
+
+/// CRON-5
+#[tokio::test]
 async fn schedulers_that_beat_at_once_skip_an_overlap_alike() {
     let db = Database::new().await;
     let all = hourly("kind = \"test.tidy\"\nper_tenant = true\nmissed = \"run_each\"");

@@ -1,7 +1,7 @@
 //! Schedules, as the operator works with them.
 
 use backroom_queue::scheduler::Scheduler;
-use chrono::{Days, Utc};
+use chrono::Days;
 
 use super::*;
 
@@ -23,7 +23,7 @@ impl World {
         let schedules = Schedules::parse(SCHEDULES, &registry).unwrap();
         let scheduler = Scheduler::new(self.app.db.clone(), schedules, self.app.clone());
         let noon = |days_ago| {
-            let date = Utc::now().date_naive().checked_sub_days(Days::new(days_ago)).unwrap();
+            let date = self.app.clock.now().date_naive().checked_sub_days(Days::new(days_ago)).unwrap();
             date.and_hms_opt(12, 0, 0).unwrap().and_utc()
         };
         for now in [noon(4), noon(1)] {
@@ -141,7 +141,7 @@ async fn a_schedule_shows_its_ticks_with_their_jobs_and_what_was_skipped() {
     assert!(ticks[2]["job_id"].is_string() && ticks[1]["blocked_by"] == ticks[2]["job_id"], "{shown}");
 
     // The same ticks, looked at from what should have fired.
-    let today = Utc::now().date_naive();
+    let today = world.app.clock.now().date_naive();
     let (from, to) = (today.checked_sub_days(Days::new(10)).unwrap(), today.checked_add_days(Days::new(2)).unwrap());
     let path = format!("/api/v1/schedules/nightly/firings?from={from}&to={to}");
     let firings = world.operate(Method::GET, &path, None).await.json();
