@@ -63,6 +63,8 @@ declare
     r queue.rate_limits;
     had float8;
 begin
+    -- A permit that a crash of the database forgets does little harm.
+    perform set_config('synchronous_commit', 'off', true);
     insert into queue.rate_limits as l (key, permits, period_s, tokens)
     values (p_key, p_permits, p_period_s, greatest(1, floor(p_permits / 10.0)))
     on conflict (key) do update set permits = excluded.permits, period_s = excluded.period_s
