@@ -5,6 +5,10 @@
 //! at least once, every outcome is fenced by the lease of its claim, and finished jobs leave the hot table in the
 //! statement that records them.
 
+// The support of the tests outside, used inside too, knows the crate by its name.
+#[cfg(test)]
+extern crate self as backroom_queue;
+
 mod backoff;
 mod control;
 mod enqueue;

@@ -10,6 +10,8 @@ mod fetcher;
 mod hand;
 mod inline;
 pub(crate) mod keeper;
+#[cfg(test)]
+mod properties;
 pub(crate) mod record;
 mod rules;
 mod wake;

@@ -61,6 +61,7 @@ pub(crate) struct Ended {
     pub outcome: Outcome,
     /// See `Shared::alone`: held until the outcome is recorded, for a job that ended well just before the next one killed the
     /// worker must not look as if it had been the killer.
+    #[expect(dead_code, reason = "held, not read")]
     pub alone: Option<OwnedSemaphorePermit>,
 }
 
