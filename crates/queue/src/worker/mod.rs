@@ -10,21 +10,24 @@ mod fetcher;
 mod hand;
 mod inline;
 pub(crate) mod keeper;
+#[cfg(test)]
+mod properties;
 pub(crate) mod record;
+mod rules;
 mod wake;
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
-use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub(crate) use self::inline::Inline;
 use self::{
     attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
-    record::Ended,
+    record::Ended, rules::Rules,
 };
 pub use self::{inline::run_inline, record::Outcome};
 use crate::Registry;
@@ -59,13 +62,40 @@ impl Default for WorkerConfig {
     }
 }
 
+/// One listens; claims, outcomes, renewals and the keepers take turns on the others.
+const OWN_CONNECTIONS: u32 = 6;
+
 /// What the parts of one process share.
 pub(crate) struct Shared<A> {
+    /// The queue's own connections.
     pool: PgPool,
+    /// The host's, for what handlers ask of the queue.
+    host: PgPool,
     registry: Arc<Registry<A>>,
     app: Arc<A>,
     config: WorkerConfig,
     in_hand: InHand,
+    rules: Rules,
+    /// Tells that outcomes were recorded: places are free.
+    recorded: Notify,
+    /// Held by the one job that runs here of those which were running when a second worker was lost.
+    alone: Arc<Semaphore>,
+}
+
+impl<A> Shared<A> {
+    fn new([pool, host]: [PgPool; 2], registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
+        Self {
+            pool,
+            host,
+            registry,
+            app,
+            config,
+            in_hand: InHand::default(),
+            rules: Rules::default(),
+            recorded: Notify::new(),
+            alone: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 /// A worker process: all its queues, one pool.
@@ -75,7 +105,11 @@ pub struct Worker<A> {
 
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
-        Self { shared: Arc::new(Shared { pool, registry, app, config, in_hand: InHand::default() }) }
+        // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
+        // recorded: the queue has some of its own.
+        let own =
+            PgPoolOptions::new().max_connections(OWN_CONNECTIONS).connect_lazy_with((*pool.connect_options()).clone());
+        Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
     /// Works until `shutdown` fires, then hands back what it has not begun, waits for what runs, and returns.
@@ -96,6 +130,9 @@ impl<A: Send + Sync + 'static> Worker<A> {
         let close = CancellationToken::new();
         let keepers = TaskTracker::new();
         keepers.spawn(keeper::renew(shared.clone(), close.clone()));
+        keepers.spawn(keeper::mark_begun(shared.clone(), close.clone()));
+        keepers.spawn(rules::keep_reading(shared.clone(), shutdown.clone()));
+        keepers.spawn(keeper::compact(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::promote_and_rescue(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::housekeeping(shared.clone(), shutdown.clone()));
         let acker = tokio::spawn(acker::run(shared.clone(), outcomes, close.clone()));
@@ -153,6 +190,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         if flushed.is_err() {
             tracing::warn!("ended with outcomes unrecorded; their jobs come back when the leases run out");
         }
+        shared.pool.close().await;
         tracing::info!(worker = shared.config.name, "worker stopped");
         ran.map_err(|error| anyhow::anyhow!("a queue's worker failed: {error}"))
     }
@@ -165,9 +203,14 @@ async fn work<A: Send + Sync + 'static>(
     abort: CancellationToken,
     ended: mpsc::Sender<Ended>,
 ) {
-    if let Some(ended_job) = run_attempt(&shared, &job, abort, None).await {
+    let end = if shared.rules.stop(&job) {
+        Some(Ended::new(&job, 0, Outcome::Released))
+    } else {
+        run_attempt(&shared, &job, abort, None).await
+    };
+    if let Some(end) = end {
         // The acker outlives all workers.
-        let _ = ended.send(ended_job).await;
+        let _ = ended.send(end).await;
     }
 }
 
@@ -178,13 +221,33 @@ async fn run_attempt<A: Send + Sync + 'static>(
     abort: CancellationToken,
     progress: Option<crate::job::ProgressFn>,
 ) -> Option<Ended> {
-    let cancelled = shared.in_hand.cancellation(job)?;
+    // A job that was in the hands of lost workers is marked before it begins: if it kills this one too, that is known. What
+    // may have killed two runs alone among its like, so that only the culprit meets the third.
+    let mut alone = None;
+    if job.crashes > 0 {
+        if job.crashes > 1 {
+            alone = tokio::select! {
+                permit = shared.alone.clone().acquire_owned() => permit.ok(),
+                () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
+            };
+        }
+        match keeper::mark(shared, &[(job.id, job.lease, 0.0)]).await {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, job.id = %job.id, "could not mark a suspect as begun; it goes back");
+                return Some(Ended::new(job, 0, Outcome::Released));
+            }
+        }
+    }
+    let cancelled = shared.in_hand.begin(job)?;
     let started = std::time::Instant::now();
-    let around = Surroundings { registry: &shared.registry, app: &shared.app, cancelled, abort, progress };
+    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.host);
+    let around = Surroundings { registry, app, pool, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
     observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended::new(job, retention_days, outcome))
+    Some(Ended { alone, ..Ended::new(job, retention_days, outcome) })
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {
