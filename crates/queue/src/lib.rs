@@ -11,9 +11,11 @@ extern crate self as backroom_queue;
 
 mod backoff;
 mod control;
+mod effect;
 mod enqueue;
 mod inspect;
 mod job;
+mod ledger;
 mod rate;
 mod registry;
 pub mod scheduler;
@@ -25,9 +27,14 @@ pub use backoff::Backoff;
 pub use control::{
     CancelOutcome, Limits, RetryOutcome, cancel, hold_tenant, limit, pause, release_tenant, resume, retry,
 };
+pub use effect::{CallError, Effect, EffectError, Reconciled, Tried};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
 pub use inspect::{AttemptError, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
+pub use ledger::{
+    Answered, EffectAnswer, EffectFilter, EffectRecord, EffectState, answer_effect, effect_id, effects, effects_done,
+    effects_of, find_effect, prune_effects,
+};
 pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limits};
 pub use registry::{ArgsError, Kind, Registry};
 pub use trace::TraceParent;

@@ -3,6 +3,7 @@
 mod auth;
 mod billing;
 mod edge;
+mod effects;
 mod idempotency;
 mod jobs;
 mod openapi;

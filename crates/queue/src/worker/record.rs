@@ -217,7 +217,7 @@ impl Columns {
 }
 
 /// A result as PostgreSQL can keep it: JSON may say NUL, `jsonb` may not.
-fn storable_json(value: Value) -> Value {
+pub(crate) fn storable_json(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(text.replace('\0', "\u{fffd}")),
         Value::Array(items) => items.into_iter().map(storable_json).collect(),
@@ -229,7 +229,7 @@ fn storable_json(value: Value) -> Value {
 }
 
 /// An error text as PostgreSQL can keep it: no NUL, at most 8 KiB.
-fn storable(text: &str) -> String {
+pub(crate) fn storable(text: &str) -> String {
     const LIMIT: usize = 8 * 1024;
     let mut text = text.replace('\0', "\u{fffd}");
     if text.len() > LIMIT {
