@@ -15,6 +15,7 @@ mod org;
 mod output;
 mod process;
 mod queue;
+mod rate;
 mod schedule;
 mod session;
 
@@ -95,9 +96,12 @@ enum Command {
     /// Effects of jobs on the outside world: list, resolve
     #[command(subcommand, after_help = "Example:\n  backroom effect list --unknown")]
     Effect(effect::Effect),
-    /// Queues: list, pause, resume
+    /// Queues: list, pause, resume, limit
     #[command(subcommand, after_help = "Example:\n  backroom queue list")]
     Queue(queue::Queue),
+    /// Rate limits by key: list, set, reset
+    #[command(subcommand, after_help = "Example:\n  backroom rate list")]
+    Rate(rate::Rate),
     /// Schedules: list, next, run, pause, resume
     #[command(subcommand, after_help = "Example:\n  backroom schedule list")]
     Schedule(schedule::Schedule),
@@ -151,6 +155,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Queue(command) => queue::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -214,6 +219,10 @@ mod tests {
             "queue list",
             "queue pause",
             "queue resume",
+            "queue limit",
+            "rate list",
+            "rate set",
+            "rate reset",
             "schedule list",
             "schedule next",
             "schedule run",
