@@ -31,8 +31,8 @@ pub use control::{
     CancelOutcome, DiscardOutcome, Limits, RetryOutcome, cancel, discard, hold_tenant, limit, limits, pause,
     release_tenant, resume, retry,
 };
-pub use effect::{CallError, Effect, EffectError, Reconciled, Tried};
 pub use dump::{Change, Dump, Lease, Rules, dump};
+pub use effect::{CallError, Effect, EffectError, Reconciled, Tried};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
 pub use explain::{Reason, Why, explain};
 pub use inspect::{AttemptError, COUNT_AT_MOST, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
