@@ -5,6 +5,7 @@ mod api_key;
 mod company;
 mod completions;
 mod config;
+mod effect;
 mod exit;
 mod invoice;
 mod job;
@@ -30,7 +31,7 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, plan, kind, queue, schedule or key
+  3    there is no such organization, job, plan, kind, effect, queue, schedule or key
   4    the job ended, and not well: it failed, was cancelled or was discarded
   130  a process was stopped at once by a second signal
 
@@ -92,6 +93,9 @@ enum Command {
     /// Jobs: run, enqueue, list, show, why, watch, retry, cancel, discard, bulk, dump, kinds
     #[command(subcommand, after_help = "Example:\n  backroom job list --state discarded")]
     Job(job::Job),
+    /// Effects of jobs on the outside world: list, resolve
+    #[command(subcommand, after_help = "Example:\n  backroom effect list --unknown")]
+    Effect(effect::Effect),
     /// Queues: list, pause, resume, limit
     #[command(subcommand, after_help = "Example:\n  backroom queue list")]
     Queue(queue::Queue),
@@ -149,6 +153,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Org(command) => org::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Queue(command) => queue::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -217,6 +222,8 @@ mod tests {
             "job bulk apply",
             "job bulk show",
             "job kinds",
+            "effect list",
+            "effect resolve",
             "queue list",
             "queue pause",
             "queue resume",

@@ -7,6 +7,7 @@ mod bulk_actions;
 mod companies;
 mod cursor;
 mod edge;
+mod effects;
 mod explain;
 mod extract;
 mod health;
@@ -117,6 +118,7 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())

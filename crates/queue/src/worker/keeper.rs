@@ -85,21 +85,26 @@ pub(crate) async fn mark_begun<A>(shared: Arc<Shared<A>>, stop: CancellationToke
     }
 }
 
-/// Writes that handlers have begun: (job, lease, seconds ago). Answers how many leases were still ours. Losing this in a
-/// crash of the database does no harm, so it does not wait for the disk.
+/// Marks jobs as begun: (job, lease, seconds ago). Answers how many leases were still ours.
 pub(crate) async fn mark<A>(shared: &Shared<A>, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<u64> {
+    let marked = mark_rows(&shared.pool, begun).await?;
+    shared.in_hand.marked(begun.iter().map(|(id, lease, _)| (*id, *lease)));
+    Ok(marked)
+}
+
+/// Losing a mark in a crash of the database does no harm, so it does not wait for the disk.
+pub(crate) async fn mark_rows(pool: &PgPool, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<u64> {
     let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = begun.iter().map(|(id, lease, _)| (*id, *lease)).unzip();
     let marked = sqlx::query(
         "update queue.jobs j set begun_at = now() - make_interval(secs => o.ago)
          from unnest($1::uuid[], $2::uuid[], $3::float8[]) as o (id, lease, ago)
          where j.id = o.id and j.lease = o.lease and (select set_config('synchronous_commit', 'off', true)) = 'off'",
     )
-    .bind(&ids)
-    .bind(&leases)
+    .bind(ids)
+    .bind(leases)
     .bind(begun.iter().map(|(.., ago)| *ago).collect::<Vec<_>>())
-    .execute(&shared.pool)
+    .execute(pool)
     .await?;
-    shared.in_hand.marked(ids.into_iter().zip(leases));
     Ok(marked.rows_affected())
 }
 
@@ -294,6 +299,7 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
     )
     .execute(&mut *tx)
     .await?;
+    crate::ledger::prune_effects(&mut *tx).await?;
     tx.commit().await?;
     for partition in expired {
         tracing::info!(partition, "dropped a day of history");

@@ -10,6 +10,8 @@ mod fetcher;
 mod hand;
 mod inline;
 pub(crate) mod keeper;
+#[cfg(test)]
+mod properties;
 pub(crate) mod record;
 mod rules;
 mod wake;
@@ -17,7 +19,7 @@ mod wake;
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -60,9 +62,15 @@ impl Default for WorkerConfig {
     }
 }
 
+/// One listens; claims, outcomes, renewals and the keepers take turns on the others.
+const OWN_CONNECTIONS: u32 = 6;
+
 /// What the parts of one process share.
 pub(crate) struct Shared<A> {
+    /// The queue's own connections.
     pool: PgPool,
+    /// The host's, for what handlers ask of the queue.
+    host: PgPool,
     registry: Arc<Registry<A>>,
     app: Arc<A>,
     config: WorkerConfig,
@@ -71,20 +79,21 @@ pub(crate) struct Shared<A> {
     /// Tells that outcomes were recorded: places are free.
     recorded: Notify,
     /// Held by the one job that runs here of those which were running when a second worker was lost.
-    alone: Semaphore,
+    alone: Arc<Semaphore>,
 }
 
 impl<A> Shared<A> {
-    fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
+    fn new([pool, host]: [PgPool; 2], registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
         Self {
             pool,
+            host,
             registry,
             app,
             config,
             in_hand: InHand::default(),
             rules: Rules::default(),
             recorded: Notify::new(),
-            alone: Semaphore::new(1),
+            alone: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -96,7 +105,11 @@ pub struct Worker<A> {
 
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
-        Self { shared: Arc::new(Shared::new(pool, registry, app, config)) }
+        // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
+        // recorded: the queue has some of its own.
+        let own =
+            PgPoolOptions::new().max_connections(OWN_CONNECTIONS).connect_lazy_with((*pool.connect_options()).clone());
+        Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
     /// Works until `shutdown` fires, then hands back what it has not begun, waits for what runs, and returns.
@@ -177,6 +190,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         if flushed.is_err() {
             tracing::warn!("ended with outcomes unrecorded; their jobs come back when the leases run out");
         }
+        shared.pool.close().await;
         tracing::info!(worker = shared.config.name, "worker stopped");
         ran.map_err(|error| anyhow::anyhow!("a queue's worker failed: {error}"))
     }
@@ -213,7 +227,7 @@ async fn run_attempt<A: Send + Sync + 'static>(
     if job.crashes > 0 {
         if job.crashes > 1 {
             alone = tokio::select! {
-                permit = shared.alone.acquire() => permit.ok(),
+                permit = shared.alone.clone().acquire_owned() => permit.ok(),
                 () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
             };
         }
@@ -228,13 +242,12 @@ async fn run_attempt<A: Send + Sync + 'static>(
     }
     let cancelled = shared.in_hand.begin(job)?;
     let started = std::time::Instant::now();
-    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.pool);
+    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.host);
     let around = Surroundings { registry, app, pool, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
-    drop(alone);
     observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended::new(job, retention_days, outcome))
+    Some(Ended { alone, ..Ended::new(job, retention_days, outcome) })
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {
