@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Acquire, PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use crate::find;
+use crate::{batch, find};
 
 /// What a cancel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,17 @@ pub async fn cancel(
     tenant: Option<&str>,
     reason: &str,
 ) -> sqlx::Result<CancelOutcome> {
-    let cancelled: Option<Uuid> = sqlx::query_scalar(
+    let mut tx = db.begin().await?;
+    // What follows a batch may be enqueued here: tenants are locked before jobs.
+    sqlx::query(
+        "select queue.lock_tenant(tenant) from queue.jobs
+         where id = $1 and ($2::text is null or tenant = $2) and batch_id is not null and tenant is not null",
+    )
+    .bind(id)
+    .bind(tenant)
+    .execute(&mut *tx)
+    .await?;
+    let cancelled: Option<Option<Uuid>> = sqlx::query_scalar(
         "with gone as (
              delete from queue.jobs
              where id = $1 and ($2::text is null or tenant = $2) and state in ('scheduled', 'available', 'retryable')
@@ -52,16 +62,19 @@ pub async fn cancel(
          select id, queue, kind, tenant, 'cancelled', priority, run_at, attempt, max_attempts, args,
                 unique_key, worker, attempted_at, errors, trace, created_at, rate_key, batch_id, crashes, trail, $3,
                 current_date + 7
-         from gone returning id",
+         from gone returning batch_id",
     )
     .bind(id)
     .bind(tenant)
     .bind(reason)
-    .fetch_optional(&mut *db)
+    .fetch_optional(&mut *tx)
     .await?;
-    if cancelled.is_some() {
+    if let Some(batch) = cancelled {
+        batch::members_ended(&mut tx, batch.into_iter().map(|batch| (batch, "cancelled"))).await?;
+        tx.commit().await?;
         return Ok(CancelOutcome::Cancelled);
     }
+    tx.rollback().await?;
     let requested: Option<Uuid> = sqlx::query_scalar(
         "with asked as (
              update queue.jobs set cancel_requested_at = coalesce(cancel_requested_at, now()),
@@ -102,15 +115,15 @@ pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sql
         return Ok(RetryOutcome::Requeued);
     }
     let mut tx = db.begin().await?;
-    let unique_key: Option<Option<String>> = sqlx::query_scalar(
-        "select unique_key from queue.finished_jobs
+    let ended: Option<(Option<String>, Option<Uuid>, String)> = sqlx::query_as(
+        "select unique_key, batch_id, state from queue.finished_jobs
          where id = $1 and ($2::text is null or tenant = $2) and state in ('discarded', 'cancelled') for update",
     )
     .bind(id)
     .bind(tenant)
     .fetch_optional(&mut *tx)
     .await?;
-    let Some(unique_key) = unique_key else {
+    let Some((unique_key, batch_id, state)) = ended else {
         let found = find(&mut tx, id, tenant).await?;
         return Ok(if found.is_some() { RetryOutcome::NotRetryable } else { RetryOutcome::NotFound });
     };
@@ -129,13 +142,18 @@ pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sql
         }
     }
     lock_tenant_of(&mut tx, id).await?;
+    let batches: Vec<Uuid> = sqlx::query_scalar("select queue.members_back(array[$1], array[$2])")
+        .bind(batch_id)
+        .bind(state)
+        .fetch_one(&mut *tx)
+        .await?;
     sqlx::query(
         "with back as (delete from queue.finished_jobs where id = $1 returning *),
          again as (
              insert into queue.jobs (id, queue, kind, tenant, state, priority, run_at, attempt, max_attempts, args,
                     unique_key, errors, trace, created_at, rate_key, batch_id, trail, held)
              select id, queue, kind, tenant, 'available', priority, now(), 0, max_attempts, args,
-                    unique_key, errors, trace, created_at, rate_key, batch_id,
+                    unique_key, errors, trace, created_at, rate_key, (select b from unnest($2) b where b = batch_id),
                     queue.trail(trail, jsonb_build_object('at', now(), 'event', 'retried', 'was', state,
                                                           'finished_at', finished_at, 'reason', reason)),
                     exists (select from queue.held_tenants h where h.tenant = back.tenant)
@@ -144,6 +162,7 @@ pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sql
          select pg_notify('queue_wake', queue) from again",
     )
     .bind(id)
+    .bind(batches)
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::PgExecutor;
+use sqlx::{PgExecutor, Postgres, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
 use crate::{Job, JobState, TraceParent};
@@ -17,9 +17,9 @@ use crate::{Job, JobState, TraceParent};
 /// Which jobs count as the same work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unique {
-    key: String,
-    across_tenants: bool,
-    period: Option<Duration>,
+    pub(crate) key: String,
+    pub(crate) across_tenants: bool,
+    pub(crate) period: Option<Duration>,
 }
 
 impl Unique {
@@ -66,7 +66,7 @@ pub struct NewJob {
     pub trace: Option<TraceParent>,
     /// The rate limit that it runs under; its figures come from the kind.
     pub rate_key: Option<String>,
-    /// The batch that it is a member of.
+    /// The unfinished batch that it joins, which grows by it. See [`crate::enqueue_batch`].
     pub batch_id: Option<Uuid>,
 }
 
@@ -141,38 +141,54 @@ pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Res
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
+    let rows: Vec<(Uuid, String, bool)> = bind(
+        sqlx::query_as(
+            "select id, state, duplicate
+             from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        ),
+        jobs,
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Enqueued::from_row).collect()
+}
+
+impl Enqueued {
+    pub(crate) fn from_row((id, state, duplicate): (Uuid, String, bool)) -> sqlx::Result<Self> {
+        let state = state.parse().map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        Ok(Enqueued { id, state, duplicate })
+    }
+}
+
+/// Binds the fifteen arguments of `queue.enqueue`.
+pub(crate) fn bind<'q, O>(
+    query: QueryAs<'q, Postgres, O, PgArguments>,
+    jobs: &[NewJob],
+) -> QueryAs<'q, Postgres, O, PgArguments> {
     let now = Utc::now();
     let column = |f: fn(&NewJob) -> String| jobs.iter().map(f).collect::<Vec<_>>();
     let until = |job: &NewJob| {
         let period = job.unique.as_ref()?.period?;
         Some(now + chrono::Duration::from_std(period).unwrap_or(chrono::Duration::MAX))
     };
-    let rows: Vec<(Uuid, String, bool)> = sqlx::query_as(
-        "select id, state, duplicate from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-    )
-    .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
-    .bind(column(|job| job.queue.clone()))
-    .bind(column(|job| job.kind.clone()))
-    .bind(jobs.iter().map(|job| job.tenant.clone()).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.priority).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.run_at).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| i32::try_from(job.max_attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.args.clone()).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.trace.as_ref().map(ToString::to_string)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.unique.as_ref().map(|unique| unique.key.clone())).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.unique.as_ref().is_some_and(|unique| unique.across_tenants)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(until).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.rate_key.clone()).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.batch_id).collect::<Vec<_>>())
-    .bind(may_notify(jobs, now))
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|(id, state, duplicate)| {
-            let state = state.parse().map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
-            Ok(Enqueued { id, state, duplicate })
-        })
-        .collect()
+    query
+        .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
+        .bind(column(|job| job.queue.clone()))
+        .bind(column(|job| job.kind.clone()))
+        .bind(jobs.iter().map(|job| job.tenant.clone()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.priority).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.run_at).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| i32::try_from(job.max_attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.args.clone()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.trace.as_ref().map(ToString::to_string)).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.unique.as_ref().map(|unique| unique.key.clone())).collect::<Vec<_>>())
+        .bind(
+            jobs.iter().map(|job| job.unique.as_ref().is_some_and(|unique| unique.across_tenants)).collect::<Vec<_>>(),
+        )
+        .bind(jobs.iter().map(until).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.rate_key.clone()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.batch_id).collect::<Vec<_>>())
+        .bind(may_notify(jobs, now))
 }
 
 /// NOTIFY takes a lock that every committing transaction waits for, so a process wakes a queue at most this often.

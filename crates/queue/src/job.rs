@@ -1,6 +1,9 @@
 //! What a job is: its arguments, its policy, its handler, and how it may end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -10,7 +13,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Backoff, RateLimit, TraceParent, Unique};
+use crate::{Backoff, NewJob, RateLimit, TraceParent, Unique};
 
 /// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
 /// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
@@ -110,6 +113,21 @@ pub struct Ctx<A> {
     pub(crate) pool: PgPool,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Option<ProgressFn>,
+    pub(crate) follow_ups: FollowUps,
+}
+
+/// What the handler wants enqueued with its success.
+#[derive(Clone, Default)]
+pub(crate) struct FollowUps(Arc<Mutex<Vec<NewJob>>>);
+
+impl FollowUps {
+    fn push(&self, job: NewJob) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    pub fn take(&self) -> Vec<NewJob> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 pub(crate) type ProgressFn = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
@@ -122,6 +140,7 @@ impl<A> Clone for Ctx<A> {
             pool: self.pool.clone(),
             cancelled: self.cancelled.clone(),
             progress: self.progress.clone(),
+            follow_ups: self.follow_ups.clone(),
         }
     }
 }
@@ -154,6 +173,18 @@ impl<A> Ctx<A> {
     /// The other side said "not before": no job and no call under this key gets a permit until then.
     pub async fn block_rate(&self, key: &str, wait: Duration) -> anyhow::Result<()> {
         Ok(crate::rate::block(&self.pool, key, wait).await?)
+    }
+
+    /// Has a follow-up enqueued in the transaction that records this job's success ([`Verdict::Done`]): both happen or
+    /// neither. Any other end drops it: a failure, a snooze, a cancel, a discard, a lost lease. Several are enqueued
+    /// together, in the order of the calls.
+    ///
+    /// Tenant and trace are this job's unless the follow-up has its own. A follow-up whose unique key is taken is no error;
+    /// it may have this job's own key, which is free again by then. One that the database refuses fails this attempt.
+    pub fn then(&self, mut job: NewJob) {
+        job.tenant = job.tenant.or_else(|| self.job.tenant.clone());
+        job.trace = job.trace.or_else(|| self.job.trace.clone());
+        self.follow_ups.push(job);
     }
 
     /// Reports `done` of `total` units, for whoever watches (`job run` draws a bar). Free when nobody does.

@@ -6,6 +6,7 @@
 //! statement that records them.
 
 mod backoff;
+mod batch;
 mod control;
 mod enqueue;
 mod inspect;
@@ -18,6 +19,7 @@ mod trace;
 mod worker;
 
 pub use backoff::Backoff;
+pub use batch::{Batch, BatchFilter, EnqueuedBatch, NewBatch, batches, enqueue_batch, find_batch};
 pub use control::{
     CancelOutcome, Limits, RetryOutcome, cancel, hold_tenant, limit, pause, release_tenant, resume, retry,
 };

@@ -7,8 +7,15 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{claim::Claimed, record::Outcome};
-use crate::{Ctx, JobInfo, Kind, RateLimit, Registry, RetryAfter, Verdict, job::ProgressFn, rate};
+use super::{
+    claim::Claimed,
+    record::{self, Outcome},
+};
+use crate::{
+    Ctx, JobInfo, Kind, RateLimit, Registry, RetryAfter, Verdict,
+    job::{FollowUps, ProgressFn},
+    rate,
+};
 
 /// After this many claims beyond its attempts a job is discarded without its `discarded` hook: the hook itself may be
 /// what kills the workers.
@@ -30,11 +37,12 @@ pub(crate) struct Surroundings<'a, A> {
 }
 
 /// Runs the job once. Never panics, never takes longer than the kind's time limit.
-pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroundings<'_, A>) -> (Outcome, u16) {
+pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroundings<'_, A>) -> record::Ended {
     let Some(kind) = around.registry.get(&job.kind) else {
         let reason = format!("unknown kind {}: no worker of this version handles it", job.kind);
-        return (Outcome::Discarded { reason, error: None }, 7);
+        return record::Ended::new(job, 7, Outcome::Discarded { reason, error: None });
     };
+    let follow_ups = FollowUps::default();
     let ctx = Ctx {
         app: around.app.clone(),
         job: Arc::new(JobInfo {
@@ -51,6 +59,7 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
         pool: around.pool.clone(),
         cancelled: around.cancelled,
         progress: around.progress,
+        follow_ups: follow_ups.clone(),
     };
     let outcome = if job.cancel_requested || ctx.cancelled.is_cancelled() {
         Outcome::Cancelled { reason: "cancelled before it ran".into() }
@@ -79,7 +88,8 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
             Ended::Failed(error) => failed(kind, job, ctx, &error, &around.abort).await,
         }
     };
-    (outcome, kind.retention_days)
+    let then = if matches!(outcome, Outcome::Completed { .. }) { follow_ups.take() } else { Vec::new() };
+    record::Ended::new(job, kind.retention_days, outcome).followed_by(then)
 }
 
 /// Takes the permit of a rate-limited job. Without one the job goes back to its place in the line, and `queue.claim` passes

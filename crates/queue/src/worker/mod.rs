@@ -231,10 +231,10 @@ async fn run_attempt<A: Send + Sync + 'static>(
     let (registry, app, pool) = (&shared.registry, &shared.app, &shared.pool);
     let around = Surroundings { registry, app, pool, cancelled, abort, progress };
     let span = attempt::span(job);
-    let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
+    let ended = attempt::run(job, around).instrument(span.clone()).await;
     drop(alone);
-    observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended::new(job, retention_days, outcome))
+    observe(job, &ended.outcome, started.elapsed(), &span);
+    Some(ended)
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {
