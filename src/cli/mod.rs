@@ -2,6 +2,7 @@
 //! `--json` as one document; logs, progress and errors go to standard error.
 
 mod api_key;
+mod batch;
 mod company;
 mod completions;
 mod config;
@@ -29,8 +30,8 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, kind, queue, schedule or key
-  4    the job ended, and not well: it failed, was cancelled or was discarded
+  3    there is no such organization, job, batch, kind, queue, schedule or key
+  4    the job ended, and not well: it failed, was cancelled or was discarded; or one of the batch's did
   130  a process was stopped at once by a second signal
 
 Examples:
@@ -91,6 +92,9 @@ enum Command {
     /// Jobs: run, enqueue, list, show, watch, retry, cancel, kinds
     #[command(subcommand, after_help = "Example:\n  backroom job list --state discarded")]
     Job(job::Job),
+    /// Batches of jobs: list, show, watch
+    #[command(subcommand, after_help = "Example:\n  backroom batch list --org acme")]
+    Batch(batch::Command),
     /// Queues: list, pause, resume
     #[command(subcommand, after_help = "Example:\n  backroom queue list")]
     Queue(queue::Queue),
@@ -145,6 +149,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Org(command) => org::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Batch(command) => batch::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Queue(command) => queue::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -204,6 +209,9 @@ mod tests {
             "job retry",
             "job cancel",
             "job kinds",
+            "batch list",
+            "batch show",
+            "batch watch",
             "queue list",
             "queue pause",
             "queue resume",

@@ -25,7 +25,7 @@ pub(super) async fn database_oid(db: &mut PgConnection) -> sqlx::Result<u32> {
     Ok(oid.0)
 }
 
-/// Lets the organization's role through the enqueue door, by way of a group `backroom_<database oid>` that all of this
+/// Lets the organization's role through the enqueue doors, by way of a group `backroom_<database oid>` that all of this
 /// database's organizations are in. Granted to each role, the door's access list would grow by every organization, and two
 /// transactions that change it at once fail with "tuple concurrently updated".
 pub(super) async fn admit(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
@@ -38,7 +38,7 @@ pub(super) async fn admit(db: &mut PgConnection, role: &str) -> sqlx::Result<()>
         if !may_enqueue(db, &group).await? {
             ensure_role(db, &group).await?;
             let door = format!(
-                "grant usage on schema queue to {0}; grant execute on function queue.enqueue to {0}",
+                "grant usage on schema queue to {0}; grant execute on function queue.enqueue, queue.enqueue_batch to {0}",
                 quote(&group)
             );
             db.execute(AssertSqlSafe(door)).await?;
@@ -50,10 +50,10 @@ pub(super) async fn admit(db: &mut PgConnection, role: &str) -> sqlx::Result<()>
 
 async fn may_enqueue(db: &mut PgConnection, role: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar(
-        "select exists (
-             select from pg_proc p join pg_namespace n on n.oid = p.pronamespace, pg_roles r
-             where n.nspname = 'queue' and p.proname = 'enqueue' and r.rolname = $1
-               and has_schema_privilege(r.oid, n.oid, 'usage') and has_function_privilege(r.oid, p.oid, 'execute'))",
+        "select coalesce(bool_and(has_schema_privilege(r.oid, n.oid, 'usage')
+                                   and has_function_privilege(r.oid, p.oid, 'execute')), false)
+         from pg_proc p join pg_namespace n on n.oid = p.pronamespace, pg_roles r
+         where n.nspname = 'queue' and p.proname in ('enqueue', 'enqueue_batch') and r.rolname = $1",
     )
     .bind(role)
     .fetch_one(db)

@@ -66,7 +66,7 @@ impl DerefMut for TenantTx {
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::NewJob;
+    use backroom_queue::{NewBatch, NewJob, enqueue_batch, find_batch};
 
     use super::*;
     use crate::tenant::testing::TestDatabase;
@@ -158,6 +158,40 @@ mod tests {
         let tenants: Vec<Option<String>> =
             sqlx::query_scalar("select tenant from queue.jobs").fetch_all(&database.pool).await.unwrap();
         assert_eq!(tenants, [Some("acme".to_owned())]);
+    }
+
+    /// TEN-3, PLAT-18
+    #[tokio::test]
+    async fn an_organization_makes_batches_of_its_own_and_joins_no_others() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        let batch = |tenant: &str| NewBatch { tenant: Some(tenant.to_owned()), ..NewBatch::default() };
+        let theirs = batch("other");
+        enqueue_batch(&database.pool, &theirs, &[job(None)]).await.unwrap();
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        let then = NewBatch { then: Some(job(None)), ..batch("acme") };
+        assert!(enqueue_batch(&mut *tx, &then, &[]).await.unwrap().batch.then_job_id.is_some(), "fired at once");
+        let ours = enqueue_batch(&mut *tx, &batch("acme"), &[job(None)]).await.unwrap().batch;
+        let joins = NewJob { batch_id: Some(ours.id), ..job(Some("acme")) };
+        backroom_queue::enqueue(&mut *tx, &joins).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(find_batch(&database.pool, ours.id, None).await.unwrap().unwrap().size, 2);
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        let joins = NewJob { batch_id: Some(theirs.id), ..job(Some("acme")) };
+        let refused = backroom_queue::enqueue(&mut *tx, &joins).await.unwrap_err();
+        assert!(refused.as_database_error().unwrap().is_foreign_key_violation(), "{refused}");
+        for (batch, then) in [(batch("other"), None), (batch("acme"), Some(job(Some("other"))))] {
+            let mut tx = begin(&database.pool, &acme).await.unwrap();
+            let refused = enqueue_batch(&mut *tx, &NewBatch { then, ..batch }, &[]).await.unwrap_err();
+            assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(REFUSED));
+        }
+        for door in ["members_ended('{}', '{}')", "members_back('{}', '{}')", "prune_batches()"] {
+            let mut tx = begin(&database.pool, &acme).await.unwrap();
+            let refused = tx.execute(AssertSqlSafe(format!("select queue.{door}"))).await.unwrap_err();
+            assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(REFUSED), "{door}");
+        }
     }
 
     /// TEN-3: a connection goes back to the pool without role and search path.
