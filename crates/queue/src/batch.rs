@@ -90,7 +90,8 @@ pub struct EnqueuedBatch {
 /// before they are. Joining locks the batch until the transaction ends, and the ends of its members wait for that.
 ///
 /// # Errors
-/// The database refuses a member or a follow-up of another tenant than the batch's.
+/// The database refuses a member or a follow-up of another tenant than the batch's. Those of a sealed kind must have been
+/// sealed with the batch's tenant.
 pub async fn enqueue_batch(db: impl PgExecutor<'_>, batch: &NewBatch, jobs: &[NewJob]) -> sqlx::Result<EnqueuedBatch> {
     let members: Vec<NewJob> = jobs
         .iter()
@@ -100,6 +101,7 @@ pub async fn enqueue_batch(db: impl PgExecutor<'_>, batch: &NewBatch, jobs: &[Ne
             ..job.clone()
         })
         .collect();
+    members.iter().chain(&batch.then).try_for_each(NewJob::check_sealed)?;
     let then = batch.then.as_ref().map(|job| stored(job, batch)).transpose()?;
     enqueue::bind(
         sqlx::query_as(

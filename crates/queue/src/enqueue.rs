@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgExecutor, Postgres, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
-use crate::{Job, JobState, TraceParent};
+use crate::{Job, JobState, Sealing, TraceParent};
 
 /// Which jobs count as the same work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +68,13 @@ pub struct NewJob {
     pub rate_key: Option<String>,
     /// The unfinished batch that it joins, which grows by it. See [`crate::enqueue_batch`].
     pub batch_id: Option<Uuid>,
+    /// Whether the arguments may be stored as they are.
+    pub sealing: Sealing,
 }
 
 impl NewJob {
-    /// A job of a kind that is known by its name only: queue `default`, one attempt. Nobody has checked the arguments.
+    /// A job of a kind that is known by its name only: queue `default`, one attempt. Nobody has checked the arguments, and
+    /// they are stored as they are, also if the kind is a sealed one: use [`crate::Kind::new_job`] where it may be.
     pub fn named(kind: impl Into<String>, args: Value) -> Self {
         Self {
             id: Uuid::now_v7(),
@@ -86,6 +89,7 @@ impl NewJob {
             trace: None,
             rate_key: None,
             batch_id: None,
+            sealing: Sealing::PLAIN,
         }
     }
 
@@ -99,6 +103,7 @@ impl NewJob {
             max_attempts: J::MAX_ATTEMPTS,
             unique: job.unique(),
             rate_key: job.rate_limit().map(|limit| limit.key),
+            sealing: if J::SEALED { Sealing::OWED } else { Sealing::PLAIN },
             ..Self::named(J::KIND, args)
         }
     }
@@ -137,10 +142,14 @@ pub async fn enqueue(db: impl PgExecutor<'_>, job: &NewJob) -> sqlx::Result<Enqu
 }
 
 /// Enqueues the jobs in one round trip; answers in their order. A duplicate is not an error: it answers the existing job.
+///
+/// # Errors
+/// Beside the database's: a job of a sealed kind has not been sealed ([`crate::Registry::seal`]).
 pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Result<Vec<Enqueued>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
+    jobs.iter().try_for_each(NewJob::check_sealed)?;
     let rows: Vec<(Uuid, String, bool)> = bind(
         sqlx::query_as(
             "select id, state, duplicate

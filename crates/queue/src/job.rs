@@ -13,7 +13,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Backoff, NewJob, RateLimit, TraceParent, Unique};
+use crate::{Backoff, NewJob, RateLimit, Sealer, TraceParent, Unique, seal};
 
 /// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
 /// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
@@ -32,6 +32,10 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
     const TIMEOUT: Duration = Duration::from_secs(300);
     /// How long the finished job can be looked up.
     const RETENTION_DAYS: u16 = 7;
+    /// Arguments, result, error texts and reasons are stored sealed, and unique keys as blind indexes; see
+    /// [`crate::Sealer`]. In clear stay the kind, the tenant, the times, the key of [`Job::rate_limit`], and what the handler
+    /// itself logs.
+    const SEALED: bool = false;
 
     fn backoff() -> Backoff {
         Backoff::default()
@@ -114,6 +118,7 @@ pub struct Ctx<A> {
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Option<ProgressFn>,
     pub(crate) follow_ups: FollowUps,
+    pub(crate) sealer: Option<Arc<dyn Sealer>>,
 }
 
 /// What the handler wants enqueued with its success.
@@ -141,6 +146,7 @@ impl<A> Clone for Ctx<A> {
             cancelled: self.cancelled.clone(),
             progress: self.progress.clone(),
             follow_ups: self.follow_ups.clone(),
+            sealer: self.sealer.clone(),
         }
     }
 }
@@ -180,11 +186,17 @@ impl<A> Ctx<A> {
     /// together, in the order of the calls.
     ///
     /// Tenant and trace are this job's unless the follow-up has its own. A follow-up whose unique key is taken is no error;
-    /// it may have this job's own key, which is free again by then. One that the database refuses fails this attempt.
+    /// it may have this job's own key, which is free again by then. One of a sealed kind is sealed here. One that the
+    /// database refuses fails this attempt.
     pub fn then(&self, mut job: NewJob) {
         job.tenant = job.tenant.or_else(|| self.job.tenant.clone());
         job.trace = job.trace.or_else(|| self.job.trace.clone());
         self.follow_ups.push(job);
+    }
+
+    /// Seals a job of a sealed kind that the handler enqueues by itself; see [`crate::Registry::seal`].
+    pub fn seal(&self, job: NewJob) -> anyhow::Result<NewJob> {
+        seal::seal_job(self.sealer.as_ref(), job)
     }
 
     /// Reports `done` of `total` units, for whoever watches (`job run` draws a bar). Free when nobody does.

@@ -14,6 +14,7 @@ mod job;
 mod rate;
 mod registry;
 pub mod scheduler;
+mod seal;
 pub mod testing;
 mod trace;
 mod worker;
@@ -28,6 +29,7 @@ pub use inspect::{AttemptError, JobFilter, JobRecord, QueueStats, find, list, qu
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
 pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limits};
 pub use registry::{ArgsError, Kind, Registry};
+pub use seal::{SealedPlace, Sealer, Sealing, in_sealed_job};
 pub use trace::TraceParent;
 pub use worker::{Outcome, Worker, WorkerConfig, run_inline};
 

@@ -59,6 +59,8 @@ pub(crate) struct Ended {
     pub attempt: i32,
     pub retention_days: u16,
     pub outcome: Outcome,
+    /// The attempt is not counted, though it failed: it never began.
+    pub uncharged: bool,
     /// What else its end touches; most jobs' ends touch nothing.
     pub links: Option<Box<Links>>,
 }
@@ -75,7 +77,13 @@ pub(crate) struct Links {
 impl Ended {
     pub fn new(job: &Claimed, retention_days: u16, outcome: Outcome) -> Self {
         let links = job.batch_id.map(|_| Box::new(Links::of(job)));
-        Self { id: job.id, lease: job.lease, attempt: job.attempt, retention_days, outcome, links }
+        Self { id: job.id, lease: job.lease, attempt: job.attempt, retention_days, outcome, uncharged: false, links }
+    }
+
+    /// Gives the attempt back.
+    pub fn uncharged(mut self) -> Self {
+        self.uncharged = true;
+        self
     }
 
     /// With follow-ups, which are enqueued if this outcome is recorded and only then.
@@ -195,6 +203,7 @@ async fn not_followed(pool: &PgPool, worker: &str, ended: &Ended, error: sqlx::E
         attempt: ended.attempt,
         retention_days: ended.retention_days,
         outcome: Outcome::Retryable { error: format!("its follow-ups were refused: {error}"), wait },
+        uncharged: false,
         links: None,
     };
     reschedule(pool, worker, &[&failed]).await
@@ -278,7 +287,7 @@ async fn reschedule(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> 
     let (mut states, mut waits, mut charges) = (vec![], vec![], vec![]);
     for ended in batch {
         let (state, wait, charge, error) = match &ended.outcome {
-            Outcome::Retryable { error, wait } => ("retryable", *wait, true, Some(error.as_str())),
+            Outcome::Retryable { error, wait } => ("retryable", *wait, !ended.uncharged, Some(error.as_str())),
             Outcome::Snoozed { wait } => ("scheduled", *wait, false, None),
             Outcome::Released => ("available", Duration::ZERO, false, None),
             other => unreachable!("{} is final", other.as_str()),
@@ -294,12 +303,15 @@ async fn reschedule(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> 
              -- A hand-back is no event of the job's life: nothing had begun.
              trail = case when o.next_state = 'available' then j.trail
                           else queue.trail(j.trail, jsonb_build_object(
-                              'at', now(), 'event', case when o.charge then 'failed' else 'snoozed' end, 'attempt', j.attempt,
+                              'at', now(), 'event', case when o.error is null then 'snoozed' else 'failed' end, 'attempt', j.attempt,
                               'lease', j.lease, 'worker', j.worker, 'claimed_at', j.attempted_at, 'begun_at', j.begun_at)) end,
              run_at = case when o.next_state = 'available' then j.run_at else now() + make_interval(secs => o.wait) end,
              attempt = case when o.charge then j.attempt else j.attempt - 1 end,
+             -- What is not charged may come for ever: its error is kept once.
              errors = case when o.error is null then j.errors
-                           else j.errors || jsonb_build_object('attempt', j.attempt, 'at', now(), 'error', o.error, 'worker', $8::text)
+                           else case when not o.charge and j.errors -> -1 @> jsonb_build_object('attempt', j.attempt, 'error', o.error)
+                                     then j.errors - -1 else j.errors end
+                                || jsonb_build_object('attempt', j.attempt, 'at', now(), 'error', o.error, 'worker', $8::text)
                       end
          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::float8[], $7::bool[])
               as o (id, lease, attempt, error, next_state, wait, charge)
