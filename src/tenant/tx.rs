@@ -133,18 +133,7 @@ mod tests {
     }
 
     fn job(tenant: Option<&str>) -> NewJob {
-        NewJob {
-            id: uuid::Uuid::now_v7(),
-            queue: "default".to_owned(),
-            kind: "debug.noop".to_owned(),
-            tenant: tenant.map(str::to_owned),
-            priority: 0,
-            run_at: None,
-            max_attempts: 1,
-            args: serde_json::json!({}),
-            unique: None,
-            trace: None,
-        }
+        NewJob { tenant: tenant.map(str::to_owned), ..NewJob::named("debug.noop", serde_json::json!({})) }
     }
 
     /// TEN-3, PLAT-1

@@ -57,18 +57,7 @@ fn append(lines: &Path, line: usize, queue: &str, after_ms: u64) -> NewJob {
 }
 
 pub fn job(kind: &str, queue: &str, args: Value) -> NewJob {
-    NewJob {
-        id: Uuid::now_v7(),
-        queue: queue.into(),
-        kind: kind.into(),
-        tenant: None,
-        priority: 0,
-        run_at: None,
-        max_attempts: 20,
-        args,
-        unique: None,
-        trace: None,
-    }
+    NewJob { queue: queue.into(), max_attempts: 20, ..NewJob::named(kind, args) }
 }
 
 impl Stage {
@@ -229,19 +218,19 @@ impl Stage {
             *written.entry(line).or_default() += 1;
         }
         let rows: Vec<(Uuid, String, Value)> =
-            sqlx::query_as("select id, state, errors from queue.finished_jobs where kind = 'debug.append'")
+            sqlx::query_as("select id, state, coalesce(trail, '[]') from queue.finished_jobs where kind = 'debug.append'")
                 .fetch_all(&self.pool)
                 .await?;
         let mut history: HashMap<Uuid, Vec<(String, Value)>> = HashMap::new();
-        for (id, state, errors) in rows {
-            history.entry(id).or_default().push((state, errors));
+        for (id, state, trail) in rows {
+            history.entry(id).or_default().push((state, trail));
         }
         let offered = self.books.offered();
         for (line, id) in offered.iter().enumerate() {
             let effects = written.remove(&line.to_string()).unwrap_or(0);
             match history.remove(id).unwrap_or_default().as_slice() {
-                [(state, errors)] if state == "completed" && effects > 0 => {
-                    let excused = (effects - 1).min(excuses.of(*id, errors));
+                [(state, trail)] if state == "completed" && effects > 0 => {
+                    let excused = (effects - 1).min(excuses.of(*id, trail));
                     outcome.again += excused;
                     outcome.twice += effects - 1 - excused;
                 }
@@ -354,9 +343,11 @@ impl Excuses {
         Self { workers: HashSet::from([worker.name.clone()]), recorded: Vec::new() }
     }
 
-    fn of(&self, id: Uuid, errors: &Value) -> usize {
-        let lost = |error: &&Value| error["worker"].as_str().is_some_and(|worker| self.workers.contains(worker));
-        let lost = errors.as_array().map_or(0, |errors| errors.iter().filter(lost).count());
+    fn of(&self, id: Uuid, trail: &Value) -> usize {
+        let lost = |event: &&Value| {
+            event["event"] == "lost" && event["worker"].as_str().is_some_and(|worker| self.workers.contains(worker))
+        };
+        let lost = trail.as_array().map_or(0, |events| events.iter().filter(lost).count());
         lost + self.recorded.iter().filter(|recorded| !recorded.contains(&id)).count()
     }
 }

@@ -9,7 +9,6 @@ use backroom::{
 use backroom_queue::{NewJob, enqueue_many};
 use serde_json::json;
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use uuid::Uuid;
 
 use crate::support::{PATIENCE, Program, count, lines, server::Server, until};
 
@@ -19,16 +18,8 @@ const JOBS: usize = 5_000;
 async fn enqueue_appends(pool: &PgPool, path: &Path) {
     let jobs: Vec<NewJob> = (0..JOBS)
         .map(|n| NewJob {
-            id: Uuid::now_v7(),
-            queue: "default".into(),
-            kind: "debug.append".into(),
-            tenant: None,
-            priority: 0,
-            run_at: None,
             max_attempts: 20,
-            args: json!({ "path": path, "line": n.to_string() }),
-            unique: None,
-            trace: None,
+            ..NewJob::named("debug.append", json!({ "path": path, "line": n.to_string() }))
         })
         .collect();
     enqueue_many(pool, &jobs).await.expect("enqueued");

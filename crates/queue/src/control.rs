@@ -1,5 +1,6 @@
 //! What people do to jobs and queues: cancel, retry, pause, hold.
 
+use serde::{Deserialize, Serialize};
 use sqlx::{Acquire, PgConnection, PgExecutor};
 use uuid::Uuid;
 
@@ -46,9 +47,11 @@ pub async fn cancel(
              where u.key = gone.unique_key and u.job_id = gone.id and u.expires_at is null
          )
          insert into queue.finished_jobs (id, queue, kind, tenant, state, priority, run_at, attempt, max_attempts, args,
-                unique_key, worker, attempted_at, errors, trace, created_at, reason, expires_on)
+                unique_key, worker, attempted_at, errors, trace, created_at, rate_key, batch_id, crashes, trail, reason,
+                expires_on)
          select id, queue, kind, tenant, 'cancelled', priority, run_at, attempt, max_attempts, args,
-                unique_key, worker, attempted_at, errors, trace, created_at, $3, current_date + 7
+                unique_key, worker, attempted_at, errors, trace, created_at, rate_key, batch_id, crashes, trail, $3,
+                current_date + 7
          from gone returning id",
     )
     .bind(id)
@@ -61,7 +64,8 @@ pub async fn cancel(
     }
     let requested: Option<Uuid> = sqlx::query_scalar(
         "with asked as (
-             update queue.jobs set cancel_requested_at = coalesce(cancel_requested_at, now())
+             update queue.jobs set cancel_requested_at = coalesce(cancel_requested_at, now()),
+                    trail = queue.trail(trail, jsonb_build_object('at', now(), 'event', 'cancel requested'))
              where id = $1 and ($2::text is null or tenant = $2) and state = 'running' returning id
          )
          select id from asked, pg_notify('queue_cancel', asked.id::text)",
@@ -84,7 +88,8 @@ pub async fn cancel(
 pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sqlx::Result<RetryOutcome> {
     let hastened: Option<String> = sqlx::query_scalar(
         "with due as (
-             update queue.jobs set state = 'available', run_at = now(), cancel_requested_at = null
+             update queue.jobs set state = 'available', run_at = now(), cancel_requested_at = null, crashes = 0,
+                    trail = queue.trail(trail, jsonb_build_object('at', now(), 'event', 'hastened'))
              where id = $1 and ($2::text is null or tenant = $2) and state in ('retryable', 'scheduled') returning queue
          )
          select queue from due, pg_notify('queue_wake', due.queue)",
@@ -128,9 +133,12 @@ pub async fn retry(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sql
         "with back as (delete from queue.finished_jobs where id = $1 returning *),
          again as (
              insert into queue.jobs (id, queue, kind, tenant, state, priority, run_at, attempt, max_attempts, args,
-                    unique_key, errors, trace, created_at, held)
+                    unique_key, errors, trace, created_at, rate_key, batch_id, trail, held)
              select id, queue, kind, tenant, 'available', priority, now(), 0, max_attempts, args,
-                    unique_key, errors, trace, created_at, exists (select from queue.held_tenants h where h.tenant = back.tenant)
+                    unique_key, errors, trace, created_at, rate_key, batch_id,
+                    queue.trail(trail, jsonb_build_object('at', now(), 'event', 'retried', 'was', state,
+                                                          'finished_at', finished_at, 'reason', reason)),
+                    exists (select from queue.held_tenants h where h.tenant = back.tenant)
              from back returning queue
          )
          select pg_notify('queue_wake', queue) from again",
@@ -151,11 +159,15 @@ async fn lock_tenant_of(db: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// No node claims from the queue until [`resume`]; running jobs go on. False if it was paused already.
+/// No node claims from the queue until [`resume`], and what a node has claimed but not begun goes back; running jobs go on.
+/// False if it was paused already.
 pub async fn pause(db: impl PgExecutor<'_>, queue: &str) -> sqlx::Result<bool> {
     let paused = sqlx::query(
-        "insert into queue.queues as q (name, paused_at) values ($1, now())
-         on conflict (name) do update set paused_at = now() where q.paused_at is null",
+        "with paused as (
+             insert into queue.queues as q (name, paused_at) values ($1, now())
+             on conflict (name) do update set paused_at = now() where q.paused_at is null returning name
+         )
+         select pg_notify('queue_rules', name) from paused",
     );
     Ok(paused.bind(queue).execute(db).await?.rows_affected() > 0)
 }
@@ -166,19 +178,51 @@ pub async fn resume(db: impl PgExecutor<'_>, queue: &str) -> sqlx::Result<bool> 
         "with resumed as (
              update queue.queues set paused_at = null where name = $1 and paused_at is not null returning name
          )
-         select pg_notify('queue_wake', name) from resumed",
+         select pg_notify('queue_rules', name), pg_notify('queue_wake', name) from resumed",
     );
     Ok(resumed.bind(queue).execute(db).await?.rows_affected() > 0)
+}
+
+/// How many of a queue's jobs run at once, over all nodes. What is claimed counts, begun or not; a limit that is lowered
+/// takes effect as running jobs end. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, sqlx::FromRow)]
+pub struct Limits {
+    /// Of the queue.
+    pub max_running: Option<i32>,
+    /// Of each tenant within the queue.
+    pub max_running_per_tenant: Option<i32>,
+}
+
+/// Sets a queue's limits.
+pub async fn limit(db: impl PgExecutor<'_>, queue: &str, limits: Limits) -> sqlx::Result<()> {
+    sqlx::query(
+        "with limited as (
+             insert into queue.queues as q (name, max_running, max_running_per_tenant) values ($1, $2, $3)
+             on conflict (name) do update set max_running = excluded.max_running,
+                    max_running_per_tenant = excluded.max_running_per_tenant
+             returning name
+         )
+         select pg_notify('queue_rules', name), pg_notify('queue_wake', name) from limited",
+    )
+    .bind(queue)
+    .bind(limits.max_running)
+    .bind(limits.max_running_per_tenant)
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Holds a tenant's jobs: what waits, waits on; what is enqueued, waits too; what runs, ends. Answers how many wait.
 /// Run it in the transaction of the change that calls for it.
 pub async fn hold_tenant(db: &mut PgConnection, tenant: &str) -> sqlx::Result<u64> {
     lock_tenant_exclusively(db, tenant).await?;
-    sqlx::query("insert into queue.held_tenants (tenant) values ($1) on conflict do nothing")
-        .bind(tenant)
-        .execute(&mut *db)
-        .await?;
+    sqlx::query(
+        "with held as (insert into queue.held_tenants (tenant) values ($1) on conflict do nothing returning tenant)
+         select pg_notify('queue_rules', '') from held",
+    )
+    .bind(tenant)
+    .execute(&mut *db)
+    .await?;
     let held = sqlx::query(
         "with waiting as materialized (
              select id from queue.jobs where tenant = $1 and not held order by id for update

@@ -64,23 +64,42 @@ pub struct NewJob {
     pub args: Value,
     pub unique: Option<Unique>,
     pub trace: Option<TraceParent>,
+    /// The rate limit that it runs under; its figures come from the kind.
+    pub rate_key: Option<String>,
+    /// The batch that it is a member of.
+    pub batch_id: Option<Uuid>,
 }
 
 impl NewJob {
+    /// A job of a kind that is known by its name only: queue `default`, one attempt. Nobody has checked the arguments.
+    pub fn named(kind: impl Into<String>, args: Value) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            queue: "default".to_owned(),
+            kind: kind.into(),
+            tenant: None,
+            priority: 0,
+            run_at: None,
+            max_attempts: 1,
+            args,
+            unique: None,
+            trace: None,
+            rate_key: None,
+            batch_id: None,
+        }
+    }
+
     /// # Panics
     /// When the arguments have no JSON form (a map with non-string keys), a mistake in the job's type.
     pub fn of<J: Job>(job: &J) -> Self {
+        let args = serde_json::to_value(job).expect("a job's arguments have a JSON form");
         Self {
-            id: Uuid::now_v7(),
             queue: J::QUEUE.to_owned(),
-            kind: J::KIND.to_owned(),
-            tenant: None,
             priority: J::PRIORITY,
-            run_at: None,
             max_attempts: J::MAX_ATTEMPTS,
-            args: serde_json::to_value(job).expect("a job's arguments have a JSON form"),
             unique: job.unique(),
-            trace: None,
+            rate_key: job.rate_limit().map(|limit| limit.key),
+            ..Self::named(J::KIND, args)
         }
     }
 
@@ -129,7 +148,7 @@ pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Res
         Some(now + chrono::Duration::from_std(period).unwrap_or(chrono::Duration::MAX))
     };
     let rows: Vec<(Uuid, String, bool)> = sqlx::query_as(
-        "select id, state, duplicate from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        "select id, state, duplicate from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
     .bind(column(|job| job.queue.clone()))
@@ -143,6 +162,8 @@ pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Res
     .bind(jobs.iter().map(|job| job.unique.as_ref().map(|unique| unique.key.clone())).collect::<Vec<_>>())
     .bind(jobs.iter().map(|job| job.unique.as_ref().is_some_and(|unique| unique.across_tenants)).collect::<Vec<_>>())
     .bind(jobs.iter().map(until).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| job.rate_key.clone()).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| job.batch_id).collect::<Vec<_>>())
     .bind(may_notify(jobs, now))
     .fetch_all(db)
     .await?;

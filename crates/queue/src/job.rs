@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Backoff, TraceParent, Unique};
+use crate::{Backoff, RateLimit, TraceParent, Unique};
 
 /// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
 /// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
@@ -31,6 +32,11 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
 
     fn backoff() -> Backoff {
         Backoff::default()
+    }
+
+    /// The rate limit that the job runs under, shared by all nodes and all jobs that name the same key.
+    fn rate_limit(&self) -> Option<RateLimit> {
+        None
     }
 
     /// Says which jobs count as the same work; the second enqueue of such a job answers the first.
@@ -94,12 +100,14 @@ pub struct JobInfo {
     pub max_attempts: u32,
     pub created_at: DateTime<Utc>,
     pub trace: Option<TraceParent>,
+    pub batch_id: Option<Uuid>,
 }
 
 /// What a handler gets besides its arguments. Cheap to clone.
 pub struct Ctx<A> {
     pub app: Arc<A>,
     pub job: Arc<JobInfo>,
+    pub(crate) pool: PgPool,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Option<ProgressFn>,
 }
@@ -111,6 +119,7 @@ impl<A> Clone for Ctx<A> {
         Self {
             app: self.app.clone(),
             job: self.job.clone(),
+            pool: self.pool.clone(),
             cancelled: self.cancelled.clone(),
             progress: self.progress.clone(),
         }
@@ -131,6 +140,20 @@ impl<A> Ctx<A> {
     /// ended without a word and the job handed back.)
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
+    }
+
+    /// Takes a permit of a rate limit for a call that the handler is about to make. `Err` says when to come back: with `?`
+    /// the job is retried then; a handler that has saved its place may snooze instead.
+    pub async fn permit(&self, limit: &RateLimit) -> anyhow::Result<()> {
+        match crate::rate::take(&self.pool, limit).await? {
+            None => Ok(()),
+            Some(after) => Err(RetryAfter { after, source: None }.into()),
+        }
+    }
+
+    /// The other side said "not before": no job and no call under this key gets a permit until then.
+    pub async fn block_rate(&self, key: &str, wait: Duration) -> anyhow::Result<()> {
+        Ok(crate::rate::block(&self.pool, key, wait).await?)
     }
 
     /// Reports `done` of `total` units, for whoever watches (`job run` draws a bar). Free when nobody does.

@@ -10,6 +10,7 @@ mod control;
 mod enqueue;
 mod inspect;
 mod job;
+mod rate;
 mod registry;
 pub mod scheduler;
 pub mod testing;
@@ -17,10 +18,13 @@ mod trace;
 mod worker;
 
 pub use backoff::Backoff;
-pub use control::{CancelOutcome, RetryOutcome, cancel, hold_tenant, pause, release_tenant, resume, retry};
+pub use control::{
+    CancelOutcome, Limits, RetryOutcome, cancel, hold_tenant, limit, pause, release_tenant, resume, retry,
+};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
 pub use inspect::{AttemptError, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
+pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limits};
 pub use registry::{ArgsError, Kind, Registry};
 pub use trace::TraceParent;
 pub use worker::{Outcome, Worker, WorkerConfig, run_inline};

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use schemars::Schema;
 use serde_json::Value;
 
-use crate::{Backoff, Ctx, Job, JobResult, NewJob};
+use crate::{Backoff, Ctx, Job, JobResult, NewJob, RateLimit};
 
 type RunFn<A> = fn(Value, Ctx<A>) -> Result<BoxFuture<'static, JobResult>, ArgsError>;
 type DiscardedFn<A> = fn(Value, Ctx<A>, String) -> Result<BoxFuture<'static, anyhow::Result<()>>, ArgsError>;
@@ -23,6 +23,7 @@ pub struct Kind<A> {
     /// JSON schema (2020-12) of the arguments; its `description` is the struct's doc comment.
     pub schema: Schema,
     new_job: fn(Value) -> Result<NewJob, ArgsError>,
+    pub(crate) rate_limit: fn(Value) -> Option<RateLimit>,
     pub(crate) run: RunFn<A>,
     pub(crate) discarded: DiscardedFn<A>,
 }
@@ -39,6 +40,7 @@ impl<A: Send + Sync + 'static> Kind<A> {
             backoff: J::backoff(),
             schema: schemars::schema_for!(J),
             new_job: |args| Ok(NewJob::of(&decode::<J>(args)?)),
+            rate_limit: |args| decode::<J>(args).ok()?.rate_limit(),
             run: |args, ctx| Ok(Box::pin(decode::<J>(args)?.run(ctx))),
             discarded: |args, ctx, reason| Ok(Box::pin(decode::<J>(args)?.discarded(ctx, reason))),
         }

@@ -27,6 +27,7 @@ pub(crate) async fn run<A>(shared: Arc<Shared<A>>, mut ended: mpsc::Receiver<End
                 "an outcome was refused: the job's lease is no longer ours");
         }
         shared.in_hand.drop_all(batch.drain(..).map(|ended| (ended.id, ended.lease)));
+        shared.recorded.notify_waiters();
     }
 }
 

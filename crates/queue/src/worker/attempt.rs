@@ -3,20 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Error;
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{claim::Claimed, record::Outcome};
-use crate::{Ctx, JobInfo, Kind, Registry, RetryAfter, Verdict, job::ProgressFn};
+use crate::{Ctx, JobInfo, Kind, RateLimit, Registry, RetryAfter, Verdict, job::ProgressFn, rate};
 
 /// After this many claims beyond its attempts a job is discarded without its `discarded` hook: the hook itself may be
 /// what kills the workers.
 const HOOK_TRIES: i32 = 3;
 
+/// A job during whose run this many workers were lost is a poison pill: it is discarded, not run again.
+pub(crate) const CRASHES: i16 = 3;
+
 /// What an attempt needs besides the job.
 pub(crate) struct Surroundings<'a, A> {
     pub registry: &'a Registry<A>,
     pub app: &'a Arc<A>,
+    pub pool: &'a PgPool,
     /// The handler is asked to stop.
     pub cancelled: CancellationToken,
     /// The handler is ended and the job handed back.
@@ -41,7 +46,9 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
             max_attempts: job.max_attempts.unsigned_abs(),
             created_at: job.created_at,
             trace: job.trace.as_deref().and_then(|trace| trace.parse().ok()),
+            batch_id: job.batch_id,
         }),
+        pool: around.pool.clone(),
         cancelled: around.cancelled,
         progress: around.progress,
     };
@@ -52,6 +59,11 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
         let last = job.last_error.as_deref().unwrap_or("the worker was lost");
         let reason = format!("all {} attempts are used up; last: {last}", job.max_attempts);
         bury(kind, job, ctx, reason, None, &around.abort).await
+    } else if job.crashes >= CRASHES {
+        let reason = format!("crashed: {} workers were lost while they ran it", job.crashes);
+        bury(kind, job, ctx, reason, None, &around.abort).await
+    } else if !permitted(kind, job, around.pool).await {
+        Outcome::Released
     } else {
         match handle(kind, job, ctx.clone(), &around.abort).await {
             Ended::Verdict(Verdict::Done(result)) => Outcome::Completed { result },
@@ -68,6 +80,20 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
         }
     };
     (outcome, kind.retention_days)
+}
+
+/// Takes the permit of a rate-limited job. Without one the job goes back to its place in the line, and `queue.claim` passes
+/// its lane over until there is one.
+async fn permitted<A: Send + Sync + 'static>(kind: &Kind<A>, job: &Claimed, pool: &PgPool) -> bool {
+    let Some(key) = &job.rate_key else { return true };
+    let Some(limit) = (kind.rate_limit)(job.args.clone()) else { return true };
+    match rate::take(pool, &RateLimit { key: key.clone(), ..limit }).await {
+        Ok(wait) => wait.is_none(),
+        Err(error) => {
+            tracing::warn!(%error, key, "could not take a permit; the job waits");
+            false
+        }
+    }
 }
 
 enum Ended {
@@ -137,7 +163,12 @@ async fn bury<A: Send + Sync + 'static>(
     abort: &CancellationToken,
 ) -> Outcome {
     let hook = match (kind.discarded)(job.args.clone(), ctx, reason.clone()) {
-        Ok(hook) if job.attempt <= job.max_attempts.saturating_add(HOOK_TRIES) => hook,
+        Ok(hook)
+            if job.attempt <= job.max_attempts.saturating_add(HOOK_TRIES)
+                && i32::from(job.crashes) <= i32::from(CRASHES) + HOOK_TRIES =>
+        {
+            hook
+        }
         _ => return Outcome::Discarded { reason, error },
     };
     let mut hook = tokio::spawn(tokio::time::timeout(kind.timeout, hook).instrument(tracing::Span::current()));

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Outcome, Shared, WorkerConfig, claim, hand::InHand, keeper, record, run_attempt};
+use super::{Outcome, Shared, WorkerConfig, claim, keeper, record, run_attempt};
 use crate::{JobRecord, NewJob, Registry, enqueue, find, job::ProgressFn};
 
 /// Enqueues a job as already claimed and runs its attempt here, through the same code as a worker.
@@ -49,7 +49,7 @@ impl<A: Send + Sync + 'static> Inline<A> {
             ..WorkerConfig::default()
         };
         let (pool, registry) = (pool.clone(), registry.clone());
-        Self { shared: Arc::new(Shared { pool, registry, app, config, in_hand: InHand::default() }) }
+        Self { shared: Arc::new(Shared::new(pool, registry, app, config)) }
     }
 
     /// Claims a waiting job by its id and runs it; `None` if it is not there to be claimed.

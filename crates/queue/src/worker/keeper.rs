@@ -63,6 +63,46 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
     }
 }
 
+/// A handler that has run for this long is marked in the database as begun. What ends sooner, most jobs, costs no write.
+const MARK_AFTER: Duration = Duration::from_millis(50);
+
+/// Marks what has begun until `stop`, so that a rescue can tell what a lost worker ran from what it only held.
+pub(crate) async fn mark_begun<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
+    let mut every = tokio::time::interval(MARK_AFTER);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let begun = shared.in_hand.unmarked(MARK_AFTER);
+        if !begun.is_empty()
+            && let Err(error) = mark(&shared, &begun).await
+        {
+            tracing::warn!(%error, jobs = begun.len(), "could not mark jobs as begun");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// Writes that handlers have begun: (job, lease, seconds ago). Answers how many leases were still ours. Losing this in a
+/// crash of the database does no harm, so it does not wait for the disk.
+pub(crate) async fn mark<A>(shared: &Shared<A>, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<u64> {
+    let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = begun.iter().map(|(id, lease, _)| (*id, *lease)).unzip();
+    let marked = sqlx::query(
+        "update queue.jobs j set begun_at = now() - make_interval(secs => o.ago)
+         from unnest($1::uuid[], $2::uuid[], $3::float8[]) as o (id, lease, ago)
+         where j.id = o.id and j.lease = o.lease and (select set_config('synchronous_commit', 'off', true)) = 'off'",
+    )
+    .bind(&ids)
+    .bind(&leases)
+    .bind(begun.iter().map(|(.., ago)| *ago).collect::<Vec<_>>())
+    .execute(&shared.pool)
+    .await?;
+    shared.in_hand.marked(ids.into_iter().zip(leases));
+    Ok(marked.rows_affected())
+}
+
 /// Makes due jobs available and rescues lost ones until `stop`.
 pub(crate) async fn promote_and_rescue<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
     let lease = shared.config.lease;
@@ -134,9 +174,13 @@ async fn next_due(pool: &PgPool) -> sqlx::Result<Option<Duration>> {
     Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0))))
 }
 
-/// Makes jobs whose lease ran out available again; the attempt stays counted, the error history says why. They go to
-/// the end of the line: if they are what kills the workers, their neighbours get their turn first. Jobs without attempts
-/// left come back once more, for a worker to bury them.
+/// Makes jobs whose lease ran out available again.
+///
+/// One that had begun keeps its attempt counted, its error history says why, and it goes to the end of the line: if it is
+/// what kills the workers, its neighbours get their turn first. One without attempts left, or with [`super::attempt::CRASHES`],
+/// comes back once more, for a worker to bury it. One without a mark was only waiting in the worker's buffer, most likely:
+/// it gets its attempt and its place back, but counts as a suspect (`crashes`), so that its next attempt is marked before it
+/// begins.
 pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
     let rescued: i64 = sqlx::query_scalar(
         "with lost as materialized (
@@ -144,9 +188,16 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
              order by lease_until limit 1000 for update skip locked
          ), rescued as (
              update queue.jobs j
-             set state = 'available', run_at = now(), lease = null, lease_until = null,
-                 errors = j.errors || jsonb_build_object('attempt', j.attempt, 'at', now(), 'worker', j.worker,
-                                                         'error', 'the worker was lost: its lease ran out')
+             set state = 'available', lease = null, lease_until = null, begun_at = null,
+                 run_at = case when j.begun_at is null then j.run_at else now() end,
+                 attempt = case when j.begun_at is null then j.attempt - 1 else j.attempt end,
+                 crashes = case when j.begun_at is null and j.crashes > 0 then j.crashes else j.crashes + 1 end,
+                 errors = case when j.begun_at is null then j.errors
+                               else j.errors || jsonb_build_object('attempt', j.attempt, 'at', now(), 'worker', j.worker,
+                                                                   'error', 'the worker was lost: its lease ran out') end,
+                 trail = queue.trail(j.trail, jsonb_build_object(
+                     'at', now(), 'event', 'lost', 'attempt', j.attempt, 'lease', j.lease, 'worker', j.worker,
+                     'claimed_at', j.attempted_at, 'begun_at', j.begun_at, 'lease_until', j.lease_until))
              from lost where j.id = lost.id and j.state = 'running' and j.lease_until < now()
              returning j.queue
          ), woken as (
@@ -157,6 +208,41 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
     .fetch_one(pool)
     .await?;
     Ok(rescued.unsigned_abs())
+}
+
+/// Dead rows that may gather in the hot table while a vacuum cannot remove them, and the living rows that a compaction will
+/// move at most (some 30 ms of exclusive lock).
+const COMPACT_DEAD: i64 = 50_000;
+const COMPACT_LIVE: i64 = 5_000;
+const COMPACT_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps the hot table small under transactions that stay open for long, until `stop`. See `queue.compact`.
+pub(crate) async fn compact<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(COMPACT_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        match compact_once(&shared.pool).await {
+            Ok(true) => tracing::info!("wrote the jobs table anew: its dead rows could not be vacuumed"),
+            Ok(false) => {}
+            // Somebody holds a lock on the table: next time.
+            Err(error) if error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("55P03")) => {}
+            Err(error) => tracing::warn!(%error, "could not compact the jobs table"),
+        }
+    }
+}
+
+async fn compact_once(pool: &PgPool) -> sqlx::Result<bool> {
+    let mut tx = pool.begin().await?;
+    sqlx::query("set local lock_timeout = '100ms'").execute(&mut *tx).await?;
+    let compacted: bool = sqlx::query_scalar("select queue.compact($1, $2)")
+        .bind(COMPACT_DEAD)
+        .bind(COMPACT_LIVE)
+        .fetch_one(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(compacted)
 }
 
 /// Makes and drops partitions and forgets expired keys until `stop`, one node at a time.

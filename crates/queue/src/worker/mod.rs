@@ -11,20 +11,21 @@ mod hand;
 mod inline;
 pub(crate) mod keeper;
 pub(crate) mod record;
+mod rules;
 mod wake;
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub(crate) use self::inline::Inline;
 use self::{
     attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
-    record::Ended,
+    record::Ended, rules::Rules,
 };
 pub use self::{inline::run_inline, record::Outcome};
 use crate::Registry;
@@ -66,6 +67,26 @@ pub(crate) struct Shared<A> {
     app: Arc<A>,
     config: WorkerConfig,
     in_hand: InHand,
+    rules: Rules,
+    /// Tells that outcomes were recorded: places are free.
+    recorded: Notify,
+    /// Held by the one job that runs here of those which were running when a second worker was lost.
+    alone: Semaphore,
+}
+
+impl<A> Shared<A> {
+    fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
+        Self {
+            pool,
+            registry,
+            app,
+            config,
+            in_hand: InHand::default(),
+            rules: Rules::default(),
+            recorded: Notify::new(),
+            alone: Semaphore::new(1),
+        }
+    }
 }
 
 /// A worker process: all its queues, one pool.
@@ -75,7 +96,7 @@ pub struct Worker<A> {
 
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
-        Self { shared: Arc::new(Shared { pool, registry, app, config, in_hand: InHand::default() }) }
+        Self { shared: Arc::new(Shared::new(pool, registry, app, config)) }
     }
 
     /// Works until `shutdown` fires, then hands back what it has not begun, waits for what runs, and returns.
@@ -96,6 +117,9 @@ impl<A: Send + Sync + 'static> Worker<A> {
         let close = CancellationToken::new();
         let keepers = TaskTracker::new();
         keepers.spawn(keeper::renew(shared.clone(), close.clone()));
+        keepers.spawn(keeper::mark_begun(shared.clone(), close.clone()));
+        keepers.spawn(rules::keep_reading(shared.clone(), shutdown.clone()));
+        keepers.spawn(keeper::compact(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::promote_and_rescue(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::housekeeping(shared.clone(), shutdown.clone()));
         let acker = tokio::spawn(acker::run(shared.clone(), outcomes, close.clone()));
@@ -165,9 +189,14 @@ async fn work<A: Send + Sync + 'static>(
     abort: CancellationToken,
     ended: mpsc::Sender<Ended>,
 ) {
-    if let Some(ended_job) = run_attempt(&shared, &job, abort, None).await {
+    let end = if shared.rules.stop(&job) {
+        Some(Ended::new(&job, 0, Outcome::Released))
+    } else {
+        run_attempt(&shared, &job, abort, None).await
+    };
+    if let Some(end) = end {
         // The acker outlives all workers.
-        let _ = ended.send(ended_job).await;
+        let _ = ended.send(end).await;
     }
 }
 
@@ -178,11 +207,32 @@ async fn run_attempt<A: Send + Sync + 'static>(
     abort: CancellationToken,
     progress: Option<crate::job::ProgressFn>,
 ) -> Option<Ended> {
-    let cancelled = shared.in_hand.cancellation(job)?;
+    // A job that was in the hands of lost workers is marked before it begins: if it kills this one too, that is known. What
+    // may have killed two runs alone among its like, so that only the culprit meets the third.
+    let mut alone = None;
+    if job.crashes > 0 {
+        if job.crashes > 1 {
+            alone = tokio::select! {
+                permit = shared.alone.acquire() => permit.ok(),
+                () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
+            };
+        }
+        match keeper::mark(shared, &[(job.id, job.lease, 0.0)]).await {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, job.id = %job.id, "could not mark a suspect as begun; it goes back");
+                return Some(Ended::new(job, 0, Outcome::Released));
+            }
+        }
+    }
+    let cancelled = shared.in_hand.begin(job)?;
     let started = std::time::Instant::now();
-    let around = Surroundings { registry: &shared.registry, app: &shared.app, cancelled, abort, progress };
+    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.pool);
+    let around = Surroundings { registry, app, pool, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
+    drop(alone);
     observe(job, &outcome, started.elapsed(), &span);
     Some(Ended::new(job, retention_days, outcome))
 }

@@ -110,7 +110,8 @@ async fn finish(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> sqlx
              delete from queue.jobs j using outcome o
              where j.id = o.id and j.lease = o.lease and j.attempt = o.attempt
              returning j.id, j.queue, j.kind, j.tenant, j.priority, j.run_at, j.attempt, j.max_attempts, j.args, j.unique_key,
-                       j.worker, j.attempted_at, j.trace, j.created_at, o.final_state, o.result, o.reason, o.retention_days,
+                       j.worker, j.attempted_at, j.trace, j.created_at, j.rate_key, j.batch_id, j.begun_at, j.crashes, j.trail,
+                       j.lease, o.final_state, o.result, o.reason, o.retention_days,
                        case when o.error is null then j.errors
                             else j.errors || jsonb_build_object('attempt', j.attempt, 'at', now(), 'error', o.error, 'worker', $9::text)
                        end as errors
@@ -122,9 +123,11 @@ async fn finish(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> sqlx
              delete from queue.unique_keys u using free where u.key = free.key
          )
          insert into queue.finished_jobs (id, queue, kind, tenant, state, priority, run_at, attempt, max_attempts, args,
-                unique_key, worker, attempted_at, errors, trace, created_at, result, reason, expires_on)
+                unique_key, worker, attempted_at, errors, trace, created_at, rate_key, batch_id, begun_at, crashes, trail, lease,
+                result, reason, expires_on)
          select id, queue, kind, tenant, final_state, priority, run_at, attempt, max_attempts, args,
-                unique_key, worker, attempted_at, errors, trace, created_at, result, reason, current_date + retention_days
+                unique_key, worker, attempted_at, errors, trace, created_at, rate_key, batch_id, begun_at, crashes, trail, lease,
+                result, reason, current_date + retention_days
          from gone
          returning id",
     )
@@ -162,7 +165,12 @@ async fn reschedule(db: impl PgExecutor<'_>, worker: &str, batch: &[&Ended]) -> 
     }
     sqlx::query_scalar(
         "update queue.jobs j
-         set state = o.next_state, lease = null, lease_until = null,
+         set state = o.next_state, lease = null, lease_until = null, begun_at = null,
+             -- A hand-back is no event of the job's life: nothing had begun.
+             trail = case when o.next_state = 'available' then j.trail
+                          else queue.trail(j.trail, jsonb_build_object(
+                              'at', now(), 'event', case when o.charge then 'failed' else 'snoozed' end, 'attempt', j.attempt,
+                              'lease', j.lease, 'worker', j.worker, 'claimed_at', j.attempted_at, 'begun_at', j.begun_at)) end,
              run_at = case when o.next_state = 'available' then j.run_at else now() + make_interval(secs => o.wait) end,
              attempt = case when o.charge then j.attempt else j.attempt - 1 end,
              errors = case when o.error is null then j.errors

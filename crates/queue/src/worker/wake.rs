@@ -1,4 +1,5 @@
-//! One LISTEN connection per process: new work wakes its queue's fetcher, a cancel request reaches the running handler.
+//! One LISTEN connection per process: new work wakes its queue's fetcher, a cancel request reaches the running handler, a
+//! pause reaches what is prefetched.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -31,9 +32,10 @@ pub(crate) async fn run<A>(shared: Arc<Shared<A>>, queues: HashMap<String, Arc<N
 
 async fn listen<A>(shared: &Shared<A>, queues: &HashMap<String, Arc<Notify>>) -> sqlx::Result<()> {
     let mut listener = PgListener::connect_with(&shared.pool).await?;
-    listener.listen_all(["queue_wake", "queue_cancel"]).await?;
+    listener.listen_all(["queue_wake", "queue_cancel", "queue_rules"]).await?;
     // What was sent while nobody listened.
     queues.values().for_each(|wake| wake.notify_one());
+    shared.rules.read_again();
     while let Some(message) = listener.try_recv().await? {
         match message.channel() {
             "queue_wake" => {
@@ -41,6 +43,7 @@ async fn listen<A>(shared: &Shared<A>, queues: &HashMap<String, Arc<Notify>>) ->
                     wake.notify_one();
                 }
             }
+            "queue_rules" => shared.rules.read_again(),
             _ => {
                 if let Ok(id) = message.payload().parse() {
                     shared.in_hand.cancel(id);
