@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{claim::Claimed, record::Outcome};
+use super::{claim::Claimed, patience::within, record::Outcome};
 use crate::{Ctx, JobInfo, Kind, RateLimit, Registry, RetryAfter, Verdict, job::ProgressFn, rate};
 
 /// After this many claims beyond its attempts a job is discarded without its `discarded` hook: the hook itself may be
@@ -22,6 +22,8 @@ pub(crate) struct Surroundings<'a, A> {
     pub registry: &'a Registry<A>,
     pub app: &'a Arc<A>,
     pub pool: &'a PgPool,
+    /// With the database.
+    pub patience: Duration,
     /// The handler is asked to stop.
     pub cancelled: CancellationToken,
     /// The handler is ended and the job handed back.
@@ -62,7 +64,7 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
     } else if job.crashes >= CRASHES {
         let reason = format!("crashed: {} workers were lost while they ran it", job.crashes);
         bury(kind, job, ctx, reason, None, &around.abort).await
-    } else if !permitted(kind, job, around.pool).await {
+    } else if !permitted(kind, job, around.pool, around.patience).await {
         Outcome::Released
     } else {
         match handle(kind, job, ctx.clone(), &around.abort).await {
@@ -84,10 +86,11 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
 
 /// Takes the permit of a rate-limited job. Without one the job goes back to its place in the line, and `queue.claim` passes
 /// its lane over until there is one.
-async fn permitted<A: Send + Sync + 'static>(kind: &Kind<A>, job: &Claimed, pool: &PgPool) -> bool {
+async fn permitted<A: Send + Sync + 'static>(kind: &Kind<A>, job: &Claimed, pool: &PgPool, patience: Duration) -> bool {
     let Some(key) = &job.rate_key else { return true };
     let Some(limit) = (kind.rate_limit)(job.args.clone()) else { return true };
-    match rate::take(pool, &RateLimit { key: key.clone(), ..limit }).await {
+    let limit = RateLimit { key: key.clone(), ..limit };
+    match within(patience, rate::take(pool, &limit)).await {
         Ok(wait) => wait.is_none(),
         Err(error) => {
             tracing::warn!(%error, key, "could not take a permit; the job waits");

@@ -10,6 +10,7 @@ mod fetcher;
 mod hand;
 mod inline;
 pub(crate) mod keeper;
+mod patience;
 pub(crate) mod record;
 mod rules;
 mod wake;
@@ -87,6 +88,11 @@ impl<A> Shared<A> {
             alone: Semaphore::new(1),
         }
     }
+
+    /// How long an answer of the database is waited for: half a lease, so that a line that fell silent costs no job.
+    fn patience(&self) -> Duration {
+        self.config.lease / 2
+    }
 }
 
 /// A worker process: all its queues, one pool.
@@ -116,7 +122,10 @@ impl<A: Send + Sync + 'static> Worker<A> {
         // Fires when nothing is in hand any more.
         let close = CancellationToken::new();
         let keepers = TaskTracker::new();
-        keepers.spawn(keeper::renew(shared.clone(), close.clone()));
+        let renewing = keeper::renew_apart(shared.clone(), close.clone())?;
+        keepers.spawn(renewing);
+        // Whoever drops this future renews nothing any more.
+        let _closing = close.clone().drop_guard();
         keepers.spawn(keeper::mark_begun(shared.clone(), close.clone()));
         keepers.spawn(rules::keep_reading(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::compact(shared.clone(), shutdown.clone()));
@@ -229,7 +238,8 @@ async fn run_attempt<A: Send + Sync + 'static>(
     let cancelled = shared.in_hand.begin(job)?;
     let started = std::time::Instant::now();
     let (registry, app, pool) = (&shared.registry, &shared.app, &shared.pool);
-    let around = Surroundings { registry, app, pool, cancelled, abort, progress };
+    let patience = shared.patience();
+    let around = Surroundings { registry, app, pool, patience, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
     drop(alone);
