@@ -20,6 +20,7 @@ impl Job for Block {
     type App = App;
     const KIND: &'static str = "debug.block";
 
+    #[allow(clippy::disallowed_methods, reason = "it is what the job is for")]
     async fn run(self, _: Ctx<App>) -> JobResult {
         std::thread::sleep(Duration::from_millis(self.ms));
         Ok(Verdict::DONE)

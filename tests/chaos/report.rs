@@ -62,8 +62,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub const HEADER: &'static str =
-        "scenario     verdict   jobs   lost  twice  again  recovery  took   fault";
+    pub const HEADER: &'static str = "scenario     verdict   jobs   lost  twice  again  recovery  took   fault";
 
     pub fn new(scenario: &Scenario, result: anyhow::Result<Outcome>, took: Duration) -> Self {
         let mut outcome = result.unwrap_or_else(|error| Outcome {

@@ -169,11 +169,11 @@ impl Stage {
         (self.effects() - before) as f64 / began.elapsed().as_secs_f64()
     }
 
-    /// Waits until the work is in full swing.
+    /// Waits until the work flows as it is offered; answers the effects per second.
     pub async fn in_full_swing(&self) -> anyhow::Result<f64> {
-        let enough = self.effects() + 100;
-        ensure!(eventually(PATIENCE, async || self.effects() >= enough).await, "the work does not get going");
-        Ok(self.pace(Duration::from_secs(1)).await)
+        let flows = async || self.effects() >= 100 && self.offered().saturating_sub(self.effects()) < 50;
+        ensure!(eventually(PATIENCE, flows).await, "the work does not get going");
+        Ok(self.pace(Duration::from_secs(2)).await)
     }
 
     /// To be called at the end of a fault: how long until a job that is enqueued now has run and nothing that was offered
@@ -217,10 +217,11 @@ impl Stage {
         for line in lines(&self.books.lines) {
             *written.entry(line).or_default() += 1;
         }
-        let rows: Vec<(Uuid, String, Value)> =
-            sqlx::query_as("select id, state, coalesce(trail, '[]') from queue.finished_jobs where kind = 'debug.append'")
-                .fetch_all(&self.pool)
-                .await?;
+        let rows: Vec<(Uuid, String, Value)> = sqlx::query_as(
+            "select id, state, coalesce(trail, '[]') from queue.finished_jobs where kind = 'debug.append'",
+        )
+        .fetch_all(&self.pool)
+        .await?;
         let mut history: HashMap<Uuid, Vec<(String, Value)>> = HashMap::new();
         for (id, state, trail) in rows {
             history.entry(id).or_default().push((state, trail));

@@ -47,7 +47,7 @@ async fn run(options: &Options, blocked: usize) -> anyhow::Result<Outcome> {
     outcome.figure("others_took_over_s", (taken_over.as_secs_f64() * 10.0).round() / 10.0);
     outcome.recovered(taken_over.max(stage.recovery("reports").await));
 
-    let pace_after = stage.pace(Duration::from_secs(2)).await;
+    let pace_after = stage.in_full_swing().await?;
     load.stop().await;
     stage.close_books(&mut outcome, &Excuses::of_worker(&worker)).await?;
     compare(&mut outcome, pace, pace_after);

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use backroom::domain::Clock;
 use backroom_queue::enqueue_many;
 use serde_json::json;
 
@@ -42,9 +43,8 @@ pub async fn worker(options: Options) -> anyhow::Result<Outcome> {
     let stage = Stage::new(&options).await?;
     let clock = stage.folder().join("clock");
     fs::write(&clock, "+0")?;
-    let odd = stage
-        .worker_with(&[("default", 10), ("reports", 4)], |program| with_clock(program, &library, &clock))
-        .await?;
+    let odd =
+        stage.worker_with(&[("default", 10), ("reports", 4)], |program| with_clock(program, &library, &clock)).await?;
     let default = [("default", 10)];
     let _others = tokio::try_join!(stage.worker(&default), stage.worker(&default))?;
     let load = stage.offer(200, 20);
@@ -53,20 +53,22 @@ pub async fn worker(options: Options) -> anyhow::Result<Outcome> {
         fs::write(&clock, offset)?;
         // A job longer than the lease, one that fails first, and one in two seconds, all at the odd worker.
         let mut later = job("debug.noop", "reports", json!({}));
-        later.run_at = Some(chrono::Utc::now() + chrono::TimeDelta::seconds(2));
+        later.run_at = Some(Clock::system().now() + chrono::TimeDelta::seconds(2));
         let long = job("debug.sleep", "reports", json!({ "ms": LEASE.as_millis() as u64 + 2_000 }));
         let fails = job("debug.fail", "reports", json!({ "times": 3 }));
         enqueue_many(&stage.pool, &[later, long, fails]).await?;
         tokio::time::sleep(LEASE + Duration::from_secs(3)).await;
         outcome.recovered(stage.recovery("reports").await);
     }
-    let pace_after = stage.pace(Duration::from_secs(2)).await;
+    let pace_after = stage.in_full_swing().await?;
     load.stop().await;
     stage.close_books(&mut outcome, &Excuses::default()).await?;
     compare(&mut outcome, pace, pace_after);
 
     let count = async |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&stage.pool).await;
-    let ended = count("select count(*) from queue.finished_jobs where queue = 'reports' and kind <> 'debug.append' and state = 'completed'");
+    let ended = count(
+        "select count(*) from queue.finished_jobs where queue = 'reports' and kind <> 'debug.append' and state = 'completed'",
+    );
     let ended = ended.await?;
     outcome.demand(ended == 6, || format!("{ended} of 6 jobs at the odd worker ended in time"));
     let rescued = count(
@@ -97,7 +99,8 @@ pub async fn scheduler(options: Options) -> anyhow::Result<Outcome> {
     let _worker = stage.worker(&[("default", 10)]).await?;
     let _odd = stage.scheduler(&schedules, |program| with_clock(program, &library, &clock));
     let _even = stage.scheduler(&schedules, |program| program);
-    let ticks = async || sqlx::query_scalar::<_, i64>("select count(*) from queue.schedule_ticks").fetch_one(&stage.pool).await;
+    let ticks =
+        async || sqlx::query_scalar::<_, i64>("select count(*) from queue.schedule_ticks").fetch_one(&stage.pool).await;
     let going = crate::stage::eventually(Duration::from_secs(20), async || ticks().await.is_ok_and(|n| n >= 2)).await;
     anyhow::ensure!(going, "the schedule does not fire");
     for offset in ["+3600", "-3600"] {

@@ -1,7 +1,5 @@
 //! A database that does not hold still.
 
-use std::time::Duration;
-
 use anyhow::Context;
 
 use super::processes::compare;
@@ -26,7 +24,7 @@ pub async fn terminate(options: Options) -> anyhow::Result<Outcome> {
         let _ = sqlx::query(all).execute(&stage.pool).await;
         outcome.recovered(stage.recovery("default").await);
     }
-    let pace_after = stage.pace(Duration::from_secs(2)).await;
+    let pace_after = stage.in_full_swing().await?;
     load.stop().await;
     stage.close_books(&mut outcome, &Excuses::default()).await?;
     compare(&mut outcome, pace, pace_after);
@@ -60,7 +58,7 @@ async fn bounce(options: &Options, how: &str) -> anyhow::Result<Outcome> {
         server.restart(how).await;
         outcome.recovered(stage.recovery("default").await);
     }
-    let pace_after = stage.pace(Duration::from_secs(2)).await;
+    let pace_after = stage.in_full_swing().await?;
     load.stop().await;
     stage.close_books(&mut outcome, &excuses).await?;
     compare(&mut outcome, pace, pace_after);

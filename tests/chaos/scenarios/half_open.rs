@@ -26,8 +26,9 @@ async fn run(options: &Options, way: Way) -> anyhow::Result<Outcome> {
     let stage = Stage::new(options).await?;
     let link = Link::to(&stage.url).await;
     // The queue `reports` has this worker only, so that its recovery shows.
-    let remote =
-        stage.worker_with(&[("default", 10), ("reports", 2)], |program| program.with("DATABASE_URL", &link.url)).await?;
+    let remote = stage
+        .worker_with(&[("default", 10), ("reports", 2)], |program| program.with("DATABASE_URL", &link.url))
+        .await?;
     let default = [("default", 10)];
     let _others = tokio::try_join!(stage.worker(&default), stage.worker(&default))?;
     let load = stage.offer(PER_SECOND, WORK_MS);
@@ -41,7 +42,7 @@ async fn run(options: &Options, way: Way) -> anyhow::Result<Outcome> {
     outcome.figure("taken_over_s", taken_over.as_secs_f64().round());
     outcome.recovered(taken_over.max(stage.recovery("reports").await));
 
-    let pace_after = stage.pace(Duration::from_secs(2)).await;
+    let pace_after = stage.in_full_swing().await?;
     load.stop().await;
     stage.close_books(&mut outcome, &Excuses::of_worker(&remote)).await?;
     compare(&mut outcome, pace, pace_after);

@@ -38,7 +38,11 @@ pub const SCENARIOS: [Scenario; 14] = [
     scenario!("terminate", database::terminate, "pg_terminate_backend of every connection, four times"),
     scenario!("restart", database::restart, "PostgreSQL restarted (fast), twice"),
     scenario!("crash", database::crash, "PostgreSQL shut down at once (immediate) and started, twice"),
-    scenario!("half-open", half_open::silent, "one worker's connections silent in both directions for 8 s, none closed"),
+    scenario!(
+        "half-open",
+        half_open::silent,
+        "one worker's connections silent in both directions for 8 s, none closed"
+    ),
     scenario!("deaf", half_open::deaf, "one worker's connections silent towards it for 8 s, none closed"),
     scenario!("pool", pool::run, "every connection of a worker's pool held by handlers in transactions for 8 s"),
     scenario!("snapshot", snapshot::run, "a transaction holds its snapshot while 500 jobs a second are offered"),

@@ -43,7 +43,7 @@ pub async fn run(options: Options) -> anyhow::Result<Outcome> {
     ensure!(eventually(Duration::from_secs(30), async || held().await == 0).await, "the handlers do not let go");
     outcome.recovered(stage.recovery("reports").await);
 
-    let pace_after = stage.pace(Duration::from_secs(2)).await;
+    let pace_after = stage.in_full_swing().await?;
     load.stop().await;
     stage.close_books(&mut outcome, &Excuses::default()).await?;
     compare(&mut outcome, pace, pace_after);

@@ -20,7 +20,8 @@ pub async fn run(options: Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let stage = Stage::new(&options).await?;
     for _ in 0..FLOOD / BATCH {
-        let jobs: Vec<NewJob> = (0..BATCH).map(|_| job("debug.sleep", "default", json!({ "ms": 5 })).tenant("big")).collect();
+        let jobs: Vec<NewJob> =
+            (0..BATCH).map(|_| job("debug.sleep", "default", json!({ "ms": 5 })).tenant("big")).collect();
         enqueue_many(&stage.pool, &jobs).await?;
     }
     let _workers = stage.three_workers().await?;
