@@ -63,6 +63,8 @@ declare
     r queue.rate_limits;
     had float8;
 begin
+    -- A permit that a crash of the database forgets does little harm.
+    perform set_config('synchronous_commit', 'off', true);
     insert into queue.rate_limits as l (key, permits, period_s, tokens)
     values (p_key, p_permits, p_period_s, greatest(1, floor(p_permits / 10.0)))
     on conflict (key) do update set permits = excluded.permits, period_s = excluded.period_s
@@ -90,9 +92,8 @@ $$;
 create function queue.claim(
     p_queue text, p_limit integer, p_lease uuid, p_lease_s float8, p_worker text, p_after text
 ) returns table (
-    id uuid, lease uuid, queue text, kind text, tenant text, attempt integer, max_attempts integer, args jsonb, trace text,
-    created_at timestamptz, rate_key text, batch_id uuid, crashes smallint, lane text, cancel_requested boolean,
-    waited_s float8, last_error text
+    id uuid, kind text, tenant text, attempt integer, max_attempts integer, args jsonb, trace text, created_at timestamptz,
+    rate_key text, batch_id uuid, crashes smallint, cancel_requested boolean, waited_s float8, last_error text
 )
 language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off as $$
 #variable_conflict use_column
@@ -162,9 +163,10 @@ begin
                         lease_until = now() + make_interval(secs => p_lease_s), worker = p_worker, attempted_at = now(),
                         begun_at = null
                     from due where j.ctid = due.ctid
-                    returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace,
-                              j.created_at, j.rate_key, j.batch_id, j.crashes, j.lane, j.cancel_requested_at is not null,
-                              extract(epoch from clock_timestamp() - j.run_at)::float8, j.errors -> -1 ->> 'error';
+                    returning j.id, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at, j.rate_key,
+                              j.batch_id, j.crashes, j.cancel_requested_at is not null,
+                              extract(epoch from clock_timestamp() - j.run_at)::float8,
+                              case when j.attempt > j.max_attempts then j.errors -> -1 ->> 'error' end;
                 get diagnostics taken = row_count;
             end if;
             turn := visited.lane;

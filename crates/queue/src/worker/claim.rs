@@ -11,7 +11,10 @@ use uuid::Uuid;
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct Claimed {
     pub id: Uuid,
+    /// As all of its batch; not sent back by the database.
+    #[sqlx(default)]
     pub lease: Uuid,
+    #[sqlx(default)]
     pub queue: String,
     pub kind: String,
     pub tenant: Option<String>,
@@ -24,14 +27,19 @@ pub(crate) struct Claimed {
     pub batch_id: Option<Uuid>,
     /// Workers that were lost while they ran it, or may have.
     pub crashes: i16,
-    /// Its turn among the queue's jobs: tenant and rate key.
-    pub lane: String,
     /// Somebody cancelled it while it was in other hands.
     pub cancel_requested: bool,
     /// Seconds between the time it was due and this claim.
     pub waited_s: f64,
-    /// What the attempt before this one died of.
+    /// What the last attempt died of, for a job that has used up its attempts.
     pub last_error: Option<String>,
+}
+
+impl Claimed {
+    /// Whose turn it took: see the column `lane`.
+    pub fn lane(&self) -> String {
+        format!("{}\u{1f}{}", self.tenant.as_deref().unwrap_or_default(), self.rate_key.as_deref().unwrap_or_default())
+    }
 }
 
 /// Claims up to `limit` jobs that are due: highest priority first, lanes in turn from the one after `after`. A paused
@@ -43,15 +51,21 @@ pub(crate) async fn batch(
     lease: Duration,
     worker: &str,
 ) -> sqlx::Result<Vec<Claimed>> {
-    sqlx::query_as("select * from queue.claim($1, $2, $3, $4, $5, $6)")
+    let lease_id = Uuid::now_v7();
+    let mut jobs: Vec<Claimed> = sqlx::query_as("select * from queue.claim($1, $2, $3, $4, $5, $6)")
         .bind(queue)
         .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-        .bind(Uuid::now_v7())
+        .bind(lease_id)
         .bind(lease.as_secs_f64())
         .bind(worker)
         .bind(after)
         .fetch_all(db)
-        .await
+        .await?;
+    for job in &mut jobs {
+        job.lease = lease_id;
+        queue.clone_into(&mut job.queue);
+    }
+    Ok(jobs)
 }
 
 /// Claims one job by id, for a run in the caller's own terminal or test. `None` if somebody else has it.
@@ -67,7 +81,7 @@ pub(crate) async fn one(
              worker = $4, attempted_at = now(), begun_at = null
          where j.id = $1 and j.state in ('available', 'scheduled', 'retryable') and not j.held
          returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at,
-                   j.rate_key, j.batch_id, j.crashes, j.lane, j.cancel_requested_at is not null as cancel_requested,
+                   j.rate_key, j.batch_id, j.crashes, j.cancel_requested_at is not null as cancel_requested,
                    extract(epoch from clock_timestamp() - j.run_at)::float8 as waited_s,
                    j.errors -> -1 ->> 'error' as last_error",
     )

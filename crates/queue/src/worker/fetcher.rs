@@ -107,7 +107,7 @@ impl<A> Fetcher<A> {
                     rest = FIRST_REST;
                     filled = (jobs.len() == want).then(Instant::now);
                     if let Some(last) = jobs.last() {
-                        turn.clone_from(&last.lane);
+                        turn = last.lane();
                     }
                     if jobs.iter().any(|job| job.rate_key.is_some()) {
                         metered = Some(Instant::now());

@@ -49,7 +49,7 @@ impl<A: Send + Sync + 'static> Inline<A> {
             ..WorkerConfig::default()
         };
         let (pool, registry) = (pool.clone(), registry.clone());
-        Self { shared: Arc::new(Shared::new(pool, registry, app, config)) }
+        Self { shared: Arc::new(Shared::new([pool.clone(), pool], registry, app, config)) }
     }
 
     /// Claims a waiting job by its id and runs it; `None` if it is not there to be claimed.

@@ -61,9 +61,15 @@ impl Default for WorkerConfig {
     }
 }
 
+/// On which claims, outcomes and the keepers take turns. One more renews leases, and one more listens.
+const OWN_CONNECTIONS: u32 = 5;
+
 /// What the parts of one process share.
 pub(crate) struct Shared<A> {
+    /// The queue's own connections.
     pool: PgPool,
+    /// The host's, for what handlers ask of the queue.
+    host: PgPool,
     registry: Arc<Registry<A>>,
     app: Arc<A>,
     config: WorkerConfig,
@@ -72,20 +78,21 @@ pub(crate) struct Shared<A> {
     /// Tells that outcomes were recorded: places are free.
     recorded: Notify,
     /// Held by the one job that runs here of those which were running when a second worker was lost.
-    alone: Semaphore,
+    alone: Arc<Semaphore>,
 }
 
 impl<A> Shared<A> {
-    fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
+    fn new([pool, host]: [PgPool; 2], registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
         Self {
             pool,
+            host,
             registry,
             app,
             config,
             in_hand: InHand::default(),
             rules: Rules::default(),
             recorded: Notify::new(),
-            alone: Semaphore::new(1),
+            alone: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -102,7 +109,11 @@ pub struct Worker<A> {
 
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
-        Self { shared: Arc::new(Shared::new(pool, registry, app, config)) }
+        // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
+        // recorded: the queue has some of its own, made and looked after like the host's.
+        let own = pool.options().clone().min_connections(0).max_connections(OWN_CONNECTIONS);
+        let own = own.connect_lazy_with((*pool.connect_options()).clone());
+        Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
     /// Works until `shutdown` fires, then hands back what it has not begun, waits for what runs, and returns.
@@ -186,6 +197,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         if flushed.is_err() {
             tracing::warn!("ended with outcomes unrecorded; their jobs come back when the leases run out");
         }
+        let _ = tokio::time::timeout(Duration::from_secs(5), shared.pool.close()).await;
         tracing::info!(worker = shared.config.name, "worker stopped");
         ran.map_err(|error| anyhow::anyhow!("a queue's worker failed: {error}"))
     }
@@ -222,7 +234,7 @@ async fn run_attempt<A: Send + Sync + 'static>(
     if job.crashes > 0 {
         if job.crashes > 1 {
             alone = tokio::select! {
-                permit = shared.alone.acquire() => permit.ok(),
+                permit = shared.alone.clone().acquire_owned() => permit.ok(),
                 () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
             };
         }
@@ -237,14 +249,13 @@ async fn run_attempt<A: Send + Sync + 'static>(
     }
     let cancelled = shared.in_hand.begin(job)?;
     let started = std::time::Instant::now();
-    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.pool);
+    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.host);
     let patience = shared.patience();
     let around = Surroundings { registry, app, pool, patience, cancelled, abort, progress };
     let span = attempt::span(job);
     let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
-    drop(alone);
     observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended::new(job, retention_days, outcome))
+    Some(Ended { alone, ..Ended::new(job, retention_days, outcome) })
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::{PgExecutor, PgPool};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::claim::Claimed;
@@ -58,11 +59,15 @@ pub(crate) struct Ended {
     pub attempt: i32,
     pub retention_days: u16,
     pub outcome: Outcome,
+    /// See `Shared::alone`: held until the outcome is recorded, for a job that ended well just before the next one killed the
+    /// worker must not look as if it had been the killer.
+    #[allow(dead_code, reason = "it is held, nobody reads it")]
+    pub alone: Option<OwnedSemaphorePermit>,
 }
 
 impl Ended {
     pub fn new(job: &Claimed, retention_days: u16, outcome: Outcome) -> Self {
-        Self { id: job.id, lease: job.lease, attempt: job.attempt, retention_days, outcome }
+        Self { id: job.id, lease: job.lease, attempt: job.attempt, retention_days, outcome, alone: None }
     }
 }
 
