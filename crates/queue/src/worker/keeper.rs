@@ -62,7 +62,7 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
         if due.is_empty() {
             continue;
         }
-        let renewed = within(lease / 4, async {
+        let renewed = within((lease / 4).max(Duration::from_secs(1)), async {
             let db = match &mut line {
                 Some(db) => db,
                 None => line.insert(PgConnection::connect_with(&options).await?),
@@ -74,13 +74,13 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
             () = stop.cancelled() => break,
         };
         match renewed {
-            Ok(renewed) => {
-                for (id, lease, _) in renewed.iter().filter(|(.., cancel)| *cancel) {
-                    shared.in_hand.cancel_lease(*id, *lease);
+            Ok(ours) => {
+                for job in ours.iter().filter(|job| job.cancel) {
+                    shared.in_hand.cancel_lease(job.id, job.lease);
                 }
-                let kept: Vec<(Uuid, Uuid)> = renewed.into_iter().map(|(id, lease, _)| (id, lease)).collect();
-                shared.in_hand.renewed(&kept);
-                let kept: HashSet<(Uuid, Uuid)> = kept.into_iter().collect();
+                let renewed: Vec<_> = ours.iter().filter(|job| job.renewed).map(|job| (job.id, job.lease)).collect();
+                shared.in_hand.renewed(&renewed);
+                let kept: HashSet<_> = ours.into_iter().map(|job| (job.id, job.lease)).collect();
                 for (id, lease) in due.into_iter().filter(|job| !kept.contains(job)) {
                     // Its outcome was recorded a moment ago, or another worker has the job: either way it is not ours.
                     shared.in_hand.cancel_lease(id, lease);
@@ -98,18 +98,32 @@ pub(crate) async fn renew<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
     }
 }
 
-/// Answers the leases that are still ours, and whether somebody wants their jobs cancelled.
-async fn renew_once(
-    db: &mut PgConnection,
-    due: &[(Uuid, Uuid)],
-    lease: Duration,
-) -> sqlx::Result<Vec<(Uuid, Uuid, bool)>> {
+/// A lease that is still ours.
+#[derive(sqlx::FromRow)]
+struct Ours {
+    id: Uuid,
+    lease: Uuid,
+    /// Somebody wants its job cancelled.
+    cancel: bool,
+    /// False: its row is locked, most likely by its own outcome.
+    renewed: bool,
+}
+
+/// Renews leases; answers those that are still ours. It passes over rows that are locked, for who holds some locks and waits for
+/// others may wait for somebody who does the same: the outcomes are written at the same time.
+async fn renew_once(db: &mut PgConnection, due: &[(Uuid, Uuid)], lease: Duration) -> sqlx::Result<Vec<Ours>> {
     let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = due.iter().copied().unzip();
     sqlx::query_as(
-        "update queue.jobs j set lease_until = now() + make_interval(secs => $3)
-         from unnest($1::uuid[], $2::uuid[]) as o (id, lease)
-         where j.id = o.id and j.lease = o.lease
-         returning j.id, j.lease, j.cancel_requested_at is not null",
+        "with ours as materialized (
+             select j.id, j.lease, j.cancel_requested_at is not null as cancel
+             from unnest($1::uuid[], $2::uuid[]) as o (id, lease) join queue.jobs j on j.id = o.id and j.lease = o.lease
+         ), free as materialized (
+             select j.ctid from queue.jobs j join ours on j.id = ours.id and j.lease = ours.lease for update of j skip locked
+         ), renewed as (
+             update queue.jobs j set lease_until = now() + make_interval(secs => $3)
+             from free where j.ctid = free.ctid returning j.id
+         )
+         select id, lease, cancel, exists (select from renewed r where r.id = ours.id) as renewed from ours",
     )
     .bind(&ids)
     .bind(&leases)
@@ -132,7 +146,7 @@ pub(crate) async fn mark_begun<A>(shared: Arc<Shared<A>>, stop: CancellationToke
         }
         let begun = shared.in_hand.unmarked(MARK_AFTER);
         if !begun.is_empty()
-            && let Err(error) = mark(&shared, &begun).await
+            && let Err(error) = mark_free(&shared, &begun).await
         {
             tracing::warn!(%error, jobs = begun.len(), "could not mark jobs as begun");
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -140,22 +154,41 @@ pub(crate) async fn mark_begun<A>(shared: Arc<Shared<A>>, stop: CancellationToke
     }
 }
 
-/// Writes that handlers have begun: (job, lease, seconds ago). Answers how many leases were still ours. Losing this in a
-/// crash of the database does no harm, so it does not wait for the disk.
-pub(crate) async fn mark<A>(shared: &Shared<A>, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<u64> {
+/// Writes that handlers have begun: (job, lease, seconds ago). Losing this in a crash of the database does no harm, so it does
+/// not wait for the disk. Nor does it wait for a locked row (see [`renew_once`]): its job is just ending, or is marked the
+/// next time.
+async fn mark_free<A>(shared: &Shared<A>, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<()> {
     let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = begun.iter().map(|(id, lease, _)| (*id, *lease)).unzip();
-    let marking = sqlx::query(
-        "update queue.jobs j set begun_at = now() - make_interval(secs => o.ago)
-         from unnest($1::uuid[], $2::uuid[], $3::float8[]) as o (id, lease, ago)
-         where j.id = o.id and j.lease = o.lease and (select set_config('synchronous_commit', 'off', true)) = 'off'",
+    let marking = sqlx::query_as(
+        "with free as materialized (
+             select j.ctid, o.ago from unnest($1::uuid[], $2::uuid[], $3::float8[]) as o (id, lease, ago)
+             join queue.jobs j on j.id = o.id and j.lease = o.lease for update of j skip locked
+         )
+         update queue.jobs j set begun_at = now() - make_interval(secs => free.ago)
+         from free where j.ctid = free.ctid and (select set_config('synchronous_commit', 'off', true)) = 'off'
+         returning j.id, j.lease",
     )
     .bind(&ids)
     .bind(&leases)
     .bind(begun.iter().map(|(.., ago)| *ago).collect::<Vec<_>>())
+    .fetch_all(&shared.pool);
+    let marked: Vec<(Uuid, Uuid)> = within(shared.patience(), marking).await?;
+    shared.in_hand.marked(marked.into_iter());
+    Ok(())
+}
+
+/// Writes that a job begins now. False: its lease is no longer ours.
+pub(crate) async fn mark<A>(shared: &Shared<A>, id: Uuid, lease: Uuid) -> sqlx::Result<bool> {
+    let marking = sqlx::query(
+        "update queue.jobs set begun_at = now()
+         where id = $1 and lease = $2 and (select set_config('synchronous_commit', 'off', true)) = 'off'",
+    )
+    .bind(id)
+    .bind(lease)
     .execute(&shared.pool);
-    let marked = within(shared.patience(), marking).await?;
-    shared.in_hand.marked(ids.into_iter().zip(leases));
-    Ok(marked.rows_affected())
+    let marked = within(shared.patience(), marking).await?.rows_affected() > 0;
+    shared.in_hand.marked(std::iter::once((id, lease)));
+    Ok(marked)
 }
 
 /// Makes due jobs available and rescues lost ones until `stop`.

@@ -96,9 +96,9 @@ impl<A> Shared<A> {
         }
     }
 
-    /// How long an answer of the database is waited for: half a lease, so that a line that fell silent costs no job.
+    /// How long an answer of the database is waited for.
     fn patience(&self) -> Duration {
-        self.config.lease / 2
+        (self.config.lease / 2).max(Duration::from_secs(2))
     }
 }
 
@@ -238,9 +238,9 @@ async fn run_attempt<A: Send + Sync + 'static>(
                 () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
             };
         }
-        match keeper::mark(shared, &[(job.id, job.lease, 0.0)]).await {
-            Ok(0) => return None,
-            Ok(_) => {}
+        match keeper::mark(shared, job.id, job.lease).await {
+            Ok(false) => return None,
+            Ok(true) => {}
             Err(error) => {
                 tracing::warn!(%error, job.id = %job.id, "could not mark a suspect as begun; it goes back");
                 return Some(Ended::new(job, 0, Outcome::Released));
