@@ -138,16 +138,7 @@ fn record_queues(known: &mut BTreeSet<String>, stats: Vec<QueueStats>) {
         known.insert(queue.queue);
     }
     for queue in empty {
-        record_queue(&QueueStats {
-            queue: queue.clone(),
-            paused: false,
-            scheduled: 0,
-            available: 0,
-            held: 0,
-            running: 0,
-            retryable: 0,
-            oldest_available_s: None,
-        });
+        record_queue(&QueueStats::idle(&queue));
         known.insert(queue);
     }
 }
@@ -186,16 +177,7 @@ mod tests {
     use super::*;
 
     fn waiting(queue: &str, available: i64) -> QueueStats {
-        QueueStats {
-            queue: queue.to_owned(),
-            paused: false,
-            scheduled: 0,
-            available,
-            held: 0,
-            running: 0,
-            retryable: 0,
-            oldest_available_s: Some(1.5),
-        }
+        QueueStats { available, oldest_available_s: Some(1.5), ..QueueStats::idle(queue) }
     }
 
     /// OPS-1

@@ -5,6 +5,7 @@ mod api_key;
 mod company;
 mod completions;
 mod config;
+mod effect;
 mod exit;
 mod invoice;
 mod job;
@@ -14,6 +15,7 @@ mod org;
 mod output;
 mod process;
 mod queue;
+mod rate;
 mod schedule;
 mod session;
 
@@ -29,7 +31,7 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, kind, queue, schedule or key
+  3    there is no such organization, job, kind, effect, queue, schedule or key
   4    the job ended, and not well: it failed, was cancelled or was discarded
   130  a process was stopped at once by a second signal
 
@@ -91,9 +93,15 @@ enum Command {
     /// Jobs: run, enqueue, list, show, watch, retry, cancel, kinds
     #[command(subcommand, after_help = "Example:\n  backroom job list --state discarded")]
     Job(job::Job),
-    /// Queues: list, pause, resume
+    /// Effects of jobs on the outside world: list, resolve
+    #[command(subcommand, after_help = "Example:\n  backroom effect list --unknown")]
+    Effect(effect::Effect),
+    /// Queues: list, pause, resume, limit
     #[command(subcommand, after_help = "Example:\n  backroom queue list")]
     Queue(queue::Queue),
+    /// Rate limits by key: list, set, reset
+    #[command(subcommand, after_help = "Example:\n  backroom rate list")]
+    Rate(rate::Rate),
     /// Schedules: list, next, run, pause, resume
     #[command(subcommand, after_help = "Example:\n  backroom schedule list")]
     Schedule(schedule::Schedule),
@@ -145,7 +153,9 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Org(command) => org::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Queue(command) => queue::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -204,9 +214,15 @@ mod tests {
             "job retry",
             "job cancel",
             "job kinds",
+            "effect list",
+            "effect resolve",
             "queue list",
             "queue pause",
             "queue resume",
+            "queue limit",
+            "rate list",
+            "rate set",
+            "rate reset",
             "schedule list",
             "schedule next",
             "schedule run",

@@ -6,6 +6,7 @@ mod auth;
 mod companies;
 mod cursor;
 mod edge;
+mod effects;
 mod extract;
 mod health;
 mod idempotency;
@@ -113,6 +114,7 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())

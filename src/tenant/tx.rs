@@ -22,11 +22,26 @@ pub async fn begin(db: &PgPool, organization: &Organization) -> sqlx::Result<Ten
     TenantTx::enter(db.begin().await?, organization).await
 }
 
+/// Like [`begin`], with a commit that answers before its log is on disk; the next durable commit of anybody flushes it too. For
+/// what a durable commit follows at once, and for a record of what already happened outside: it shortens the moment in which a
+/// killed process would forget it. Lost only if PostgreSQL itself crashes within milliseconds.
+pub async fn begin_without_waiting_for_disk(db: &PgPool, organization: &Organization) -> sqlx::Result<TenantTx> {
+    TenantTx::become_tenant(db.begin().await?, organization, "; set local synchronous_commit = off").await
+}
+
 impl TenantTx {
     /// Goes on as the organization in a transaction that has begun on the control plane.
-    pub async fn enter(mut tx: Transaction<'static, Postgres>, organization: &Organization) -> sqlx::Result<Self> {
+    pub async fn enter(tx: Transaction<'static, Postgres>, organization: &Organization) -> sqlx::Result<Self> {
+        Self::become_tenant(tx, organization, "").await
+    }
+
+    async fn become_tenant(
+        mut tx: Transaction<'static, Postgres>,
+        organization: &Organization,
+        more: &'static str,
+    ) -> sqlx::Result<Self> {
         let settings = format!(
-            "set local role {}; set local search_path = {}",
+            "set local role {}; set local search_path = {}{more}",
             quote(&organization.role_name),
             quote(&organization.schema_name)
         );
@@ -66,7 +81,7 @@ impl DerefMut for TenantTx {
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::NewJob;
+    use backroom_queue::{Answered, EffectAnswer, NewJob, answer_effect, effect_id};
 
     use super::*;
     use crate::tenant::testing::TestDatabase;
@@ -158,6 +173,30 @@ mod tests {
         let tenants: Vec<Option<String>> =
             sqlx::query_scalar("select tenant from queue.jobs").fetch_all(&database.pool).await.unwrap();
         assert_eq!(tenants, [Some("acme".to_owned())]);
+    }
+
+    /// TEN-3, PLAT-21
+    #[tokio::test]
+    async fn an_organization_answers_for_its_own_effects_only() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        database.organization("other").await;
+        let effect = async |tenant: Option<&str>| {
+            let id = effect_id(tenant, "pay:1");
+            let sql = "insert into queue.effects (id, tenant, key, kind, job_id, attempt, keep_days)
+                       values ($1, $2, 'pay:1', 'test', gen_random_uuid(), 1, 30)";
+            sqlx::query(sql).bind(id).bind(tenant).execute(&database.pool).await.unwrap();
+            id
+        };
+        let (own, foreign, nobodys) = (effect(Some("acme")).await, effect(Some("other")).await, effect(None).await);
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        for (id, expected) in [(foreign, Answered::NotFound), (nobodys, Answered::NotFound), (own, Answered::Yes)] {
+            let answer = answer_effect(&mut tx, id, None, &EffectAnswer::DidNotHappen, "acme").await.unwrap();
+            assert_eq!(answer, expected);
+        }
+        tx.commit().await.unwrap();
+        assert_eq!(sqlstate(&database.pool, &acme, "select from queue.effects").await.as_deref(), Some(REFUSED));
     }
 
     /// TEN-3: a connection goes back to the pool without role and search path.

@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Backoff, RateLimit, TraceParent, Unique};
+use crate::{Backoff, Effect, RateLimit, TraceParent, Unique};
 
 /// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
 /// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
@@ -108,6 +108,8 @@ pub struct Ctx<A> {
     pub app: Arc<A>,
     pub job: Arc<JobInfo>,
     pub(crate) pool: PgPool,
+    /// Of the claim that this attempt runs under.
+    pub(crate) lease: Uuid,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Option<ProgressFn>,
 }
@@ -120,6 +122,7 @@ impl<A> Clone for Ctx<A> {
             app: self.app.clone(),
             job: self.job.clone(),
             pool: self.pool.clone(),
+            lease: self.lease,
             cancelled: self.cancelled.clone(),
             progress: self.progress.clone(),
         }
@@ -140,6 +143,12 @@ impl<A> Ctx<A> {
     /// ended without a word and the job handed back.)
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
+    }
+
+    /// An effect on the outside world that shall happen once per key within the job's tenant, whichever attempt of whichever
+    /// job asks for it: say how unknown outcomes are told, then [`Effect::call`].
+    pub fn effect<T: Serialize + DeserializeOwned + Send>(&self, key: impl Into<String>) -> Effect<'_, T> {
+        Effect::new(&self.pool, &self.job, self.lease, key.into())
     }
 
     /// Takes a permit of a rate limit for a call that the handler is about to make. `Err` says when to come back: with `?`

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgExecutor;
 
 /// At most `permits` per `period` for everything that names the key, for example `quickbooks:{realm}`.
@@ -24,7 +24,7 @@ impl RateLimit {
 }
 
 /// A rate limit as it stands.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema, sqlx::FromRow)]
 pub struct RateState {
     pub key: String,
     pub permits: i32,
@@ -65,11 +65,36 @@ pub(crate) async fn block(db: impl PgExecutor<'_>, key: &str, wait: Duration) ->
 
 /// All rate limits that were ever used or set, by key.
 pub async fn rate_limits(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<RateState>> {
+    rate_limit_page(db, "", None, i64::MAX).await
+}
+
+/// The rate limit of a key, if it was ever used or set.
+pub async fn rate_limit(db: impl PgExecutor<'_>, key: &str) -> sqlx::Result<Option<RateState>> {
     sqlx::query_as(
         "select key, permits, period_s, queue.rate_tokens(r) as tokens,
                 case when blocked_until > clock_timestamp() then blocked_until end as blocked_until, fixed
-         from queue.rate_limits r order by key",
+         from queue.rate_limits r where key = $1",
     )
+    .bind(key)
+    .fetch_optional(db)
+    .await
+}
+
+/// The page of rate limits whose keys begin with `prefix`, by key, after the key `after`.
+pub async fn rate_limit_page(
+    db: impl PgExecutor<'_>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: i64,
+) -> sqlx::Result<Vec<RateState>> {
+    sqlx::query_as(
+        "select key, permits, period_s, queue.rate_tokens(r) as tokens,
+                case when blocked_until > clock_timestamp() then blocked_until end as blocked_until, fixed
+         from queue.rate_limits r where starts_with(key, $1) and ($2::text is null or key > $2) order by key limit $3",
+    )
+    .bind(prefix)
+    .bind(after)
+    .bind(limit)
     .fetch_all(db)
     .await
 }

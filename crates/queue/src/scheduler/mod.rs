@@ -9,11 +9,12 @@ mod cron;
 mod file;
 mod operate;
 mod schedule;
+mod verify;
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use apalis::prelude::{Data, WorkerBuilder, WorkerError};
-use apalis_cron::{CronScheduler, Tick};
+use apalis_cron::CronScheduler;
 use chrono::Utc;
 use chrono_tz::Tz;
 use futures::{FutureExt, future::BoxFuture};
@@ -22,10 +23,14 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use beat::{Decision, Firing};
-pub use cron::CronExpression;
+pub use cron::{CronExpression, WallClock};
 pub use file::{ScheduleError, Schedules};
-pub use operate::{ScheduleStatus, list, pause, resume, run_now};
-pub use schedule::{CATCH_UP_LIMIT, Due, DueTick, GRACE, Missed, Schedule, next_firings};
+pub use operate::{ScheduleStatus, Tick, list, pause, recent_ticks, resume, run_now};
+pub use schedule::{CATCH_UP_LIMIT, Due, DueTick, GRACE, Missed, Overlap, Schedule, next_firings};
+pub use verify::{
+    ClockChange, LONGEST_PERIOD, Moment, Period, PeriodError, TickOutcome, Verification, VerifiedFiring, VerifyError,
+    clock_changes, verify,
+};
 
 /// How many tenants are decided, and how many jobs enqueued, at once.
 const BATCH: usize = 500;
@@ -102,7 +107,7 @@ fn beats(heart: Arc<Heart>) -> BoxFuture<'static, Result<(), WorkerError>> {
     clock.data(heart).build(on_tick).run().boxed()
 }
 
-async fn on_tick(_: Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
+async fn on_tick(_: apalis_cron::Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
     let Ok(mut rest) = heart.resting.try_lock() else { return Ok(()) };
     let beat = AssertUnwindSafe(heart.scheduler.beat(Utc::now())).catch_unwind();
     match beat.await.unwrap_or_else(|_| Err(anyhow::anyhow!("a beat panicked"))) {
@@ -122,8 +127,8 @@ async fn on_tick(_: Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
 struct EverySecond;
 
 impl<Z> apalis_cron::Schedule<Z> for EverySecond {
-    fn next_tick(&mut self, _: &Z) -> Option<Tick<Z>> {
+    fn next_tick(&mut self, _: &Z) -> Option<apalis_cron::Tick<Z>> {
         let soonest = Utc::now() + chrono::TimeDelta::milliseconds(250);
-        Some(Tick::new(u64::try_from(soonest.timestamp()).ok()? + 1))
+        Some(apalis_cron::Tick::new(u64::try_from(soonest.timestamp()).ok()? + 1))
     }
 }

@@ -51,6 +51,7 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
             batch_id: job.batch_id,
         }),
         pool: around.pool.clone(),
+        lease: job.lease,
         cancelled: around.cancelled,
         progress: around.progress,
     };

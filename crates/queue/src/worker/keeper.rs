@@ -154,12 +154,18 @@ pub(crate) async fn mark_begun<A>(shared: Arc<Shared<A>>, stop: CancellationToke
     }
 }
 
-/// Writes that handlers have begun: (job, lease, seconds ago). Losing this in a crash of the database does no harm, so it does
-/// not wait for the disk. Nor does it wait for a locked row (see [`renew_once`]): its job is just ending, or is marked the
-/// next time.
+/// Marks as begun the jobs (job, lease, seconds ago) whose leases are still ours and whose rows nobody holds.
 async fn mark_free<A>(shared: &Shared<A>, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<()> {
+    let marked = within(shared.patience(), mark_rows(&shared.pool, begun)).await?;
+    shared.in_hand.marked(marked.into_iter());
+    Ok(())
+}
+
+/// Answers the jobs and leases that were marked. Losing a mark in a crash of the database does no harm, so it does not wait for
+/// the disk. Nor does it wait for a locked row (see [`renew_once`]): its job is just ending, or is marked the next time.
+pub(crate) async fn mark_rows(pool: &PgPool, begun: &[(Uuid, Uuid, f64)]) -> sqlx::Result<Vec<(Uuid, Uuid)>> {
     let (ids, leases): (Vec<Uuid>, Vec<Uuid>) = begun.iter().map(|(id, lease, _)| (*id, *lease)).unzip();
-    let marking = sqlx::query_as(
+    sqlx::query_as(
         "with free as materialized (
              select j.ctid, o.ago from unnest($1::uuid[], $2::uuid[], $3::float8[]) as o (id, lease, ago)
              join queue.jobs j on j.id = o.id and j.lease = o.lease for update of j skip locked
@@ -168,16 +174,14 @@ async fn mark_free<A>(shared: &Shared<A>, begun: &[(Uuid, Uuid, f64)]) -> sqlx::
          from free where j.ctid = free.ctid and (select set_config('synchronous_commit', 'off', true)) = 'off'
          returning j.id, j.lease",
     )
-    .bind(&ids)
-    .bind(&leases)
+    .bind(ids)
+    .bind(leases)
     .bind(begun.iter().map(|(.., ago)| *ago).collect::<Vec<_>>())
-    .fetch_all(&shared.pool);
-    let marked: Vec<(Uuid, Uuid)> = within(shared.patience(), marking).await?;
-    shared.in_hand.marked(marked.into_iter());
-    Ok(())
+    .fetch_all(pool)
+    .await
 }
 
-/// Writes that a job begins now. False: its lease is no longer ours.
+/// Marks a job that begins now. False: its lease is no longer ours.
 pub(crate) async fn mark<A>(shared: &Shared<A>, id: Uuid, lease: Uuid) -> sqlx::Result<bool> {
     let marking = sqlx::query(
         "update queue.jobs set begun_at = now()
@@ -383,6 +387,7 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
     )
     .execute(&mut *tx)
     .await?;
+    crate::ledger::prune_effects(&mut *tx).await?;
     tx.commit().await?;
     for partition in expired {
         tracing::info!(partition, "dropped a day of history");

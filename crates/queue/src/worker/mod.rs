@@ -11,6 +11,8 @@ mod hand;
 mod inline;
 pub(crate) mod keeper;
 mod patience;
+#[cfg(test)]
+mod properties;
 pub(crate) mod record;
 mod rules;
 mod wake;
@@ -23,7 +25,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-pub(crate) use self::inline::Inline;
+pub(crate) use self::{attempt::CRASHES, inline::Inline};
 use self::{
     attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
     record::Ended, rules::Rules,

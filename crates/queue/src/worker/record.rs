@@ -61,7 +61,7 @@ pub(crate) struct Ended {
     pub outcome: Outcome,
     /// See `Shared::alone`: held until the outcome is recorded, for a job that ended well just before the next one killed the
     /// worker must not look as if it had been the killer.
-    #[allow(dead_code, reason = "it is held, nobody reads it")]
+    #[expect(dead_code, reason = "held, not read")]
     pub alone: Option<OwnedSemaphorePermit>,
 }
 
@@ -217,7 +217,7 @@ impl Columns {
 }
 
 /// A result as PostgreSQL can keep it: JSON may say NUL, `jsonb` may not.
-fn storable_json(value: Value) -> Value {
+pub(crate) fn storable_json(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(text.replace('\0', "\u{fffd}")),
         Value::Array(items) => items.into_iter().map(storable_json).collect(),
@@ -229,7 +229,7 @@ fn storable_json(value: Value) -> Value {
 }
 
 /// An error text as PostgreSQL can keep it: no NUL, at most 8 KiB.
-fn storable(text: &str) -> String {
+pub(crate) fn storable(text: &str) -> String {
     const LIMIT: usize = 8 * 1024;
     let mut text = text.replace('\0', "\u{fffd}");
     if text.len() > LIMIT {
