@@ -24,7 +24,7 @@ use self::{report::Report, scenarios::SCENARIOS};
 #[derive(Clone, Parser)]
 #[command(name = "bin/chaos")]
 pub struct Options {
-    /// The scenarios to run, in this order; all but those marked "by name only" if none is named.
+    /// The scenarios to run, in this order; all if none is named.
     #[arg(value_name = "SCENARIO")]
     names: Vec<String>,
     /// One JSON object per line instead of the table.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let options = Options::parse_from(std::iter::once(program).chain(args));
     if options.list {
         for scenario in &SCENARIOS {
-            println!("{:12} {}{}", scenario.name, scenario.fault, if scenario.usual { "" } else { " (by name only)" });
+            println!("{:12} {}", scenario.name, scenario.fault);
         }
         return ExitCode::SUCCESS;
     }
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         chosen.push(scenario);
     }
     if chosen.is_empty() {
-        chosen.extend(SCENARIOS.iter().filter(|scenario| scenario.usual));
+        chosen.extend(&SCENARIOS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, run(&chosen, &options))

@@ -18,17 +18,12 @@ pub struct Scenario {
     pub name: &'static str,
     /// What is done to the system, in a few words.
     pub fault: &'static str,
-    /// Whether it runs when no scenario is named.
-    pub usual: bool,
     pub run: fn(Options) -> LocalBoxFuture<'static, anyhow::Result<Outcome>>,
 }
 
 macro_rules! scenario {
     ($name:literal, $run:path, $fault:literal) => {
-        scenario!($name, $run, $fault, true)
-    };
-    ($name:literal, $run:path, $fault:literal, $usual:literal) => {
-        Scenario { name: $name, fault: $fault, usual: $usual, run: |options| Box::pin($run(options)) }
+        Scenario { name: $name, fault: $fault, run: |options| Box::pin($run(options)) }
     };
 }
 
@@ -50,6 +45,5 @@ pub const SCENARIOS: [Scenario; 14] = [
     scenario!("clock-tick", clock::scheduler, "one of two schedulers' clocks jumps an hour ahead, then two hours back"),
     scenario!("blocked", blocked::some, "handlers block all but one thread of a worker for 8 s"),
     scenario!("blocked-all", blocked::all, "handlers block every thread of a worker for 8 s"),
-    // Not among the usual ones until claims are fair among tenants.
-    scenario!("tenants", tenants::run, "100,000 jobs of one tenant wait before one of another", false),
+    scenario!("tenants", tenants::run, "100,000 jobs of one tenant wait before one of another"),
 ];
