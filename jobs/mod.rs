@@ -67,10 +67,12 @@ mod tests {
 
         assert_eq!(world.run(&debug::Noop {}).await, Outcome::Completed { result: None });
         assert_eq!(world.run(&debug::Sleep { ms: 1 }).await, Outcome::Completed { result: None });
+        assert_eq!(world.run(&debug::Block { ms: 1 }).await, Outcome::Completed { result: None });
+        assert_eq!(world.run(&debug::Hold { ms: 1 }).await, Outcome::Completed { result: None });
         assert!(matches!(world.run(&debug::Fail { times: 1 }).await, Outcome::Retryable { .. }));
         assert!(matches!(world.run(&debug::Panic {}).await, Outcome::Retryable { .. }));
         for line in ["one", "two"] {
-            world.run(&debug::Append { path: path.clone(), line: line.to_owned() }).await;
+            world.run(&debug::Append { path: path.clone(), line: line.to_owned(), after_ms: 0 }).await;
         }
 
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");

@@ -10,7 +10,7 @@ use backroom_queue::{
 use futures::{TryFutureExt, future::BoxFuture};
 use secrecy::ExposeSecret;
 use sqlx::{
-    ConnectOptions, Connection, PgPool,
+    ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
@@ -109,7 +109,24 @@ pub fn pool(database: &Database) -> anyhow::Result<PgPool> {
         // A connection caches the catalogue of every organization it has met (68 MB after a thousand): recycle it.
         .max_lifetime(Duration::from_secs(1800))
         .idle_timeout(Duration::from_secs(300))
+        // A look at each connection before its use, as sqlx would by itself, but not for longer than it deserves.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| answers(connection))
+        // Whoever gave up waiting for an answer gives the connection back. If it is dead, sqlx would wait for it in its turn,
+        // and the pool would have a place less for good.
+        .after_release(|connection, _| answers(connection))
         .connect_lazy_with(options))
+}
+
+/// How long a connection of the pool may take to say that it is alive.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Whether the other end is still there: a line that is half open is not closed, it only says nothing.
+fn answers(connection: &mut PgConnection) -> BoxFuture<'_, sqlx::Result<bool>> {
+    Box::pin(async move {
+        let answered = tokio::time::timeout(ANSWER_WITHIN, connection.ping()).await;
+        answered.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))?.map(|()| true)
+    })
 }
 
 /// Waits for a database that is not there yet, as happens when a machine or a compose file starts; a refusal that

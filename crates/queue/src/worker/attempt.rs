@@ -10,6 +10,7 @@ use tracing::Instrument;
 
 use super::{
     claim::Claimed,
+    patience::within,
     record::{self, Outcome},
 };
 use crate::{
@@ -34,6 +35,8 @@ pub(crate) struct Surroundings<'a, A> {
     pub registry: &'a Registry<A>,
     pub app: &'a Arc<A>,
     pub pool: &'a PgPool,
+    /// With the database.
+    pub patience: Duration,
     /// The handler is asked to stop.
     pub cancelled: CancellationToken,
     /// The handler is ended and the job handed back.
@@ -87,7 +90,7 @@ pub(crate) async fn run<A: Send + Sync + 'static>(job: &Claimed, around: Surroun
         let last = job.last_error.as_deref().unwrap_or("the worker was lost");
         let reason = format!("all {} attempts are used up; last: {last}", job.max_attempts);
         run.bury(Reason::plain(reason), None).await
-    } else if !run.permitted(around.pool).await {
+    } else if !run.permitted(around.pool, around.patience).await {
         Outcome::Released
     } else {
         match run.handle().await {
@@ -164,10 +167,10 @@ struct TimedOut(Duration);
 impl<A: Send + Sync + 'static> Run<'_, A> {
     /// Takes the permit of a rate-limited job. Without one the job goes back to its place in the line, and `queue.claim`
     /// passes its lane over until there is one.
-    async fn permitted(&self, pool: &PgPool) -> bool {
+    async fn permitted(&self, pool: &PgPool, patience: Duration) -> bool {
         let Some(key) = &self.job.rate_key else { return true };
         let Some(limit) = (self.kind.rate_limit)(self.opened.args.clone()) else { return true };
-        match rate::take(pool, &RateLimit { key: key.clone(), ..limit }).await {
+        match within(patience, rate::take(pool, &RateLimit { key: key.clone(), ..limit })).await {
             Ok(wait) => wait.is_none(),
             Err(error) => {
                 tracing::warn!(%error, key, "could not take a permit; the job waits");
