@@ -4,14 +4,22 @@ mod append;
 mod fail;
 mod noop;
 mod panic;
+mod sealed;
 mod sleep;
 
 use backroom_queue::Registry;
 
-pub use self::{append::Append, fail::Fail, noop::Noop, panic::Panic, sleep::Sleep};
+pub use self::{
+    append::Append,
+    fail::Fail,
+    noop::Noop,
+    panic::Panic,
+    sealed::{Ends, Sealed},
+    sleep::Sleep,
+};
 use crate::context::App;
 
 /// Adds the debug kinds.
 pub fn register(registry: Registry<App>) -> Registry<App> {
-    registry.with::<Noop>().with::<Sleep>().with::<Fail>().with::<Panic>().with::<Append>()
+    registry.with::<Noop>().with::<Sleep>().with::<Fail>().with::<Panic>().with::<Append>().with::<Sealed>()
 }
