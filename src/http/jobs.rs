@@ -267,6 +267,7 @@ async fn enqueue(
     posted: Posted<EnqueueRequest>,
 ) -> Result<Response, Problem> {
     let job = new_job(&state, &caller, &trace, posted.body, "").map_err(Problem::fields)?;
+    let job = sealed(&state, job)?;
     // Without a key there is nothing to keep: one statement is the whole transaction.
     if posted.idempotency.is_none() {
         return Ok(accepted(queue::enqueue(&state.app.db, &job).await?).into_response());
@@ -292,6 +293,7 @@ async fn enqueue_bulk(
     posted: Posted<BulkRequest>,
 ) -> Result<Response, Problem> {
     let jobs = new_jobs(&state, &caller, &trace, posted.body.jobs).map_err(Problem::fields)?;
+    let jobs = jobs.into_iter().map(|job| sealed(&state, job)).collect::<Result<Vec<_>, _>>()?;
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
@@ -299,6 +301,11 @@ async fn enqueue_bulk(
     let enqueued = queue::enqueue_many(&mut *work, &jobs).await?;
     let jobs = enqueued.into_iter().map(EnqueuedView::from).collect();
     work.finish(Answer::new(StatusCode::ACCEPTED, &BulkEnqueued { jobs })).await
+}
+
+/// The job as it may be stored: a sealed kind's arguments are sealed.
+pub fn sealed(state: &ApiState, job: NewJob) -> Result<NewJob, Problem> {
+    state.registry.seal(job).map_err(Problem::internal)
 }
 
 /// Checks a list of entries whole: every field at fault is named, with the place of its entry.
