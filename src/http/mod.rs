@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod auth;
+mod batches;
 mod companies;
 mod cursor;
 mod edge;
@@ -109,7 +110,8 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
     let large_bodies = DefaultBodyLimit::max(state.app.config.http.import_body_limit_bytes);
     let resources = OpenApiRouter::new()
         .merge(jobs::routes())
-        .merge(jobs::bulk_routes().merge(invoices::import_routes()).layer(large_bodies))
+        .merge(batches::routes())
+        .merge(jobs::bulk_routes().merge(batches::bulk_routes()).merge(invoices::import_routes()).layer(large_bodies))
         .merge(companies::routes())
         .merge(invoices::routes())
         .merge(api_keys::routes())

@@ -388,6 +388,7 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
     .execute(&mut *tx)
     .await?;
     crate::ledger::prune_effects(&mut *tx).await?;
+    sqlx::query("select queue.prune_batches()").execute(&mut *tx).await?;
     tx.commit().await?;
     for partition in expired {
         tracing::info!(partition, "dropped a day of history");

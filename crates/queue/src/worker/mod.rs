@@ -249,15 +249,15 @@ async fn run_attempt<A: Send + Sync + 'static>(
             }
         }
     }
-    let cancelled = shared.in_hand.begin(job)?;
+    let cancelled = shared.in_hand.begin(job, shared.config.lease)?;
     let started = std::time::Instant::now();
     let (registry, app, pool) = (&shared.registry, &shared.app, &shared.host);
     let patience = shared.patience();
     let around = Surroundings { registry, app, pool, patience, cancelled, abort, progress };
     let span = attempt::span(job);
-    let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
-    observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended { alone, ..Ended::new(job, retention_days, outcome) })
+    let ended = attempt::run(job, around).instrument(span.clone()).await;
+    observe(job, &ended.outcome, started.elapsed(), &span);
+    Some(Ended { alone, ..ended })
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {

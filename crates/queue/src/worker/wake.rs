@@ -57,8 +57,11 @@ async fn listen<A>(shared: &Shared<A>, queues: &HashMap<String, Arc<Notify>>) ->
             }
             "queue_rules" => shared.rules.read_again(),
             _ => {
-                if let Ok(id) = message.payload().parse() {
-                    shared.in_hand.cancel(id);
+                // Job and lease: a message that comes late must not stop the job's next claim.
+                if let Some((id, lease)) = message.payload().split_once(' ')
+                    && let (Ok(id), Ok(lease)) = (id.parse(), lease.parse())
+                {
+                    shared.in_hand.cancel_lease(id, lease);
                 }
             }
         }
