@@ -163,7 +163,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 fn answers(connection: &mut PgConnection) -> BoxFuture<'_, sqlx::Result<bool>> {
     Box::pin(async move {
         let answered = tokio::time::timeout(ANSWER_WITHIN, connection.ping()).await;
-        answered.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))?.map(|()| true)
+        Ok(answered.is_ok_and(|answered| answered.is_ok()))
     })
 }
 

@@ -170,7 +170,8 @@ impl<A: Send + Sync + 'static> Run<'_, A> {
     async fn permitted(&self, pool: &PgPool, patience: Duration) -> bool {
         let Some(key) = &self.job.rate_key else { return true };
         let Some(limit) = (self.kind.rate_limit)(self.opened.args.clone()) else { return true };
-        match within(patience, rate::take(pool, &RateLimit { key: key.clone(), ..limit })).await {
+        let limit = RateLimit { key: key.clone(), ..limit };
+        match within(patience, rate::take(pool, &limit)).await {
             Ok(wait) => wait.is_none(),
             Err(error) => {
                 tracing::warn!(%error, key, "could not take a permit; the job waits");
