@@ -2,6 +2,7 @@
 //! `--json` as one document; logs, progress and errors go to standard error.
 
 mod api_key;
+mod batch;
 mod company;
 mod completions;
 mod config;
@@ -31,8 +32,8 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, plan, kind, effect, queue, schedule or key
-  4    the job ended, and not well: it failed, was cancelled or was discarded
+  3    there is no such organization, job, batch, plan, kind, effect, queue, schedule or key
+  4    the job ended, and not well: it failed, was cancelled or was discarded; or one of the batch's did
   130  a process was stopped at once by a second signal
 
 Examples:
@@ -96,6 +97,9 @@ enum Command {
     /// Effects of jobs on the outside world: list, resolve
     #[command(subcommand, after_help = "Example:\n  backroom effect list --unknown")]
     Effect(effect::Effect),
+    /// Batches of jobs: list, show, watch
+    #[command(subcommand, after_help = "Example:\n  backroom batch list --org acme")]
+    Batch(batch::Command),
     /// Queues: list, pause, resume, limit
     #[command(subcommand, after_help = "Example:\n  backroom queue list")]
     Queue(queue::Queue),
@@ -154,6 +158,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Batch(command) => batch::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Queue(command) => queue::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -224,6 +229,9 @@ mod tests {
             "job kinds",
             "effect list",
             "effect resolve",
+            "batch list",
+            "batch show",
+            "batch watch",
             "queue list",
             "queue pause",
             "queue resume",

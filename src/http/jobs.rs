@@ -35,7 +35,7 @@ use crate::{
 
 const LIST: &str = "jobs";
 /// One call's jobs are one statement; beyond this many, several calls are no slower.
-const MAX_BULK: usize = 10_000;
+pub const MAX_BULK: usize = 10_000;
 const MAX_ATTEMPTS: u32 = 1_000;
 const MAX_UNIQUE_KEY: usize = 255;
 const MAX_WAIT: chrono::Duration = chrono::Duration::days(3_660);
@@ -58,7 +58,7 @@ pub fn bulk_routes() -> OpenApiRouter<ApiState> {
 /// A job to be enqueued. What is left out is the kind's own policy.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct EnqueueRequest {
+pub struct EnqueueRequest {
     /// One of `GET /api/v1/kinds`.
     #[schema(example = "billing.sweep_overdue")]
     kind: String,
@@ -281,6 +281,7 @@ async fn enqueue(
     posted: Posted<EnqueueRequest>,
 ) -> Result<Response, Problem> {
     let job = new_job(&state, &caller, &trace, posted.body, "").map_err(Problem::fields)?;
+    let job = sealed(&state, job)?;
     // Without a key there is nothing to keep: one statement is the whole transaction.
     if posted.idempotency.is_none() {
         return Ok(accepted(queue::enqueue(&state.app.db, &job).await?).into_response());
@@ -305,25 +306,8 @@ async fn enqueue_bulk(
     Trace(trace): Trace,
     posted: Posted<BulkRequest>,
 ) -> Result<Response, Problem> {
-    let entries = posted.body.jobs;
-    if !(1..=MAX_BULK).contains(&entries.len()) {
-        return Err(Problem::field("jobs", "out_of_range", format!("must have 1 to {MAX_BULK} entries")));
-    }
-    let mut jobs = Vec::with_capacity(entries.len());
-    let mut errors = Vec::new();
-    for (n, entry) in entries.into_iter().enumerate() {
-        let prefix = format!("jobs[{n}]");
-        let job = from_value::<EnqueueRequest>(entry, &prefix)
-            .map_err(|error| vec![error])
-            .and_then(|entry| new_job(&state, &caller, &trace, entry, &prefix));
-        match job {
-            Ok(job) => jobs.push(job),
-            Err(more) => errors.extend(more),
-        }
-    }
-    if !errors.is_empty() {
-        return Err(Problem::fields(errors));
-    }
+    let jobs = new_jobs(&state, &caller, &trace, posted.body.jobs).map_err(Problem::fields)?;
+    let jobs = jobs.into_iter().map(|job| sealed(&state, job)).collect::<Result<Vec<_>, _>>()?;
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
@@ -331,6 +315,45 @@ async fn enqueue_bulk(
     let enqueued = queue::enqueue_many(&mut *work, &jobs).await?;
     let jobs = enqueued.into_iter().map(EnqueuedView::from).collect();
     work.finish(Answer::new(StatusCode::ACCEPTED, &BulkEnqueued { jobs })).await
+}
+
+/// The job as it may be stored: a sealed kind's arguments are sealed.
+pub fn sealed(state: &ApiState, job: NewJob) -> Result<NewJob, Problem> {
+    state.registry.seal(job).map_err(Problem::internal)
+}
+
+/// Checks a list of entries whole: every field at fault is named, with the place of its entry.
+pub fn new_jobs(
+    state: &ApiState,
+    caller: &Caller,
+    trace: &TraceParent,
+    entries: Vec<Value>,
+) -> Result<Vec<NewJob>, Vec<FieldError>> {
+    if !(1..=MAX_BULK).contains(&entries.len()) {
+        let message = format!("must have 1 to {MAX_BULK} entries");
+        return Err(vec![FieldError { field: "jobs".to_owned(), code: "out_of_range", message }]);
+    }
+    let mut jobs = Vec::with_capacity(entries.len());
+    let mut errors = Vec::new();
+    for (n, entry) in entries.into_iter().enumerate() {
+        match checked(state, caller, trace, entry, &format!("jobs[{n}]")) {
+            Ok(job) => jobs.push(job),
+            Err(more) => errors.extend(more),
+        }
+    }
+    if errors.is_empty() { Ok(jobs) } else { Err(errors) }
+}
+
+/// Checks an entry that has not been decoded yet.
+pub fn checked(
+    state: &ApiState,
+    caller: &Caller,
+    trace: &TraceParent,
+    entry: Value,
+    prefix: &str,
+) -> Result<NewJob, Vec<FieldError>> {
+    let entry = from_value::<EnqueueRequest>(entry, prefix).map_err(|error| vec![error])?;
+    new_job(state, caller, trace, entry, prefix)
 }
 
 /// Checks an entry whole: every field at fault is named, below `prefix`.

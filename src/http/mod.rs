@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod auth;
+mod batches;
 mod bulk_actions;
 mod companies;
 mod cursor;
@@ -111,9 +112,10 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
     let large_bodies = DefaultBodyLimit::max(state.app.config.http.import_body_limit_bytes);
     let resources = OpenApiRouter::new()
         .merge(jobs::routes())
+        .merge(batches::routes())
         .merge(explain::routes())
         .merge(bulk_actions::routes())
-        .merge(jobs::bulk_routes().merge(invoices::import_routes()).layer(large_bodies))
+        .merge(jobs::bulk_routes().merge(batches::bulk_routes()).merge(invoices::import_routes()).layer(large_bodies))
         .merge(companies::routes())
         .merge(invoices::routes())
         .merge(api_keys::routes())

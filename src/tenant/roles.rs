@@ -26,7 +26,7 @@ pub(super) async fn database_oid(db: &mut PgConnection) -> sqlx::Result<u32> {
 }
 
 /// The functions of schema `queue` that an organization's role may call; each knows whose role is asking.
-const DOORS: [&str; 2] = ["enqueue", "answer_effect"];
+const DOORS: [&str; 3] = ["enqueue", "enqueue_batch", "answer_effect"];
 
 /// Lets the organization's role through the queue's doors, by way of a group `backroom_<database oid>` that all of this
 /// database's organizations are in. Granted to each role, a door's access list would grow by every organization, and two

@@ -81,7 +81,9 @@ impl DerefMut for TenantTx {
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::{Answered, EffectAnswer, NewJob, answer_effect, effect_id};
+    use backroom_queue::{
+        Answered, EffectAnswer, NewBatch, NewJob, answer_effect, effect_id, enqueue_batch, find_batch,
+    };
 
     use super::*;
     use crate::tenant::testing::TestDatabase;
@@ -217,6 +219,40 @@ mod tests {
                     .await
                     .unwrap();
             assert_eq!((role.as_str(), path.contains("org_")), ("none", false));
+        }
+    }
+
+    /// TEN-3, PLAT-18
+    #[tokio::test]
+    async fn an_organization_makes_batches_of_its_own_and_joins_no_others() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        let batch = |tenant: &str| NewBatch { tenant: Some(tenant.to_owned()), ..NewBatch::default() };
+        let theirs = batch("other");
+        enqueue_batch(&database.pool, &theirs, &[job(None)]).await.unwrap();
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        let then = NewBatch { then: Some(job(None)), ..batch("acme") };
+        assert!(enqueue_batch(&mut *tx, &then, &[]).await.unwrap().batch.then_job_id.is_some(), "fired at once");
+        let ours = enqueue_batch(&mut *tx, &batch("acme"), &[job(None)]).await.unwrap().batch;
+        let joins = NewJob { batch_id: Some(ours.id), ..job(Some("acme")) };
+        backroom_queue::enqueue(&mut *tx, &joins).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(find_batch(&database.pool, ours.id, None).await.unwrap().unwrap().size, 2);
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        let joins = NewJob { batch_id: Some(theirs.id), ..job(Some("acme")) };
+        let refused = backroom_queue::enqueue(&mut *tx, &joins).await.unwrap_err();
+        assert!(refused.as_database_error().unwrap().is_foreign_key_violation(), "{refused}");
+        for (batch, then) in [(batch("other"), None), (batch("acme"), Some(job(Some("other"))))] {
+            let mut tx = begin(&database.pool, &acme).await.unwrap();
+            let refused = enqueue_batch(&mut *tx, &NewBatch { then, ..batch }, &[]).await.unwrap_err();
+            assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(REFUSED));
+        }
+        for door in ["members_ended('{}', '{}')", "members_back('{}', '{}')", "prune_batches()"] {
+            let mut tx = begin(&database.pool, &acme).await.unwrap();
+            let refused = tx.execute(AssertSqlSafe(format!("select queue.{door}"))).await.unwrap_err();
+            assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(REFUSED), "{door}");
         }
     }
 }

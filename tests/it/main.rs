@@ -1,6 +1,7 @@
 //! The program from outside: its processes, its HTTP, its command line, on real PostgreSQL and real SMTP.
 
 mod bad_input;
+mod batches;
 mod contract;
 mod database;
 mod demo;

@@ -288,6 +288,10 @@ begin
          as e (id, queue, kind, tenant, priority, run_at, max_attempts, args, trace, unique_key, rate_key, batch_id, existing)
     where e.existing is null;
 
+    if cardinality(array_remove(p_batches, null)) > 0 then
+        perform queue.join_batches(p_tenants, p_batches, existing);
+    end if;
+
     if p_notify then
         for woken in
             select distinct q from unnest(p_queues, p_run_ats, existing) as e (q, run_at, existing)

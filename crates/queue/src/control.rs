@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Acquire, PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use crate::{JobState, find};
+use crate::{JobState, batch, find};
 
 /// What a cancel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,16 @@ pub(crate) async fn end_waiting(
     end: JobState,
     reason: &str,
 ) -> sqlx::Result<Vec<Uuid>> {
+    let mut tx = db.begin().await?;
+    // What follows a batch may be enqueued here: tenants are locked before jobs.
+    sqlx::query(
+        "select queue.lock_tenant(t) from (
+             select distinct j.tenant as t from queue.jobs j
+             where j.id = any($1) and j.batch_id is not null and j.tenant is not null order by 1) as tenants",
+    )
+    .bind(ids)
+    .execute(&mut *tx)
+    .await?;
     let ended: Vec<(Uuid, Option<Uuid>)> = sqlx::query_as(
         "with due as materialized (
              select id from queue.jobs
@@ -123,8 +133,11 @@ pub(crate) async fn end_waiting(
     .bind(names(states))
     .bind(end.as_str())
     .bind(reason)
-    .fetch_all(&mut *db)
+    .fetch_all(&mut *tx)
     .await?;
+    let members = ended.iter().filter_map(|(_, batch)| Some(((*batch)?, end.as_str())));
+    batch::members_ended(&mut tx, members).await?;
+    tx.commit().await?;
     Ok(ended.into_iter().map(|(id, _)| id).collect())
 }
 
@@ -137,9 +150,9 @@ pub(crate) async fn ask_to_stop(db: &mut PgConnection, ids: &[Uuid], tenant: Opt
          ), asked as (
              update queue.jobs j set cancel_requested_at = coalesce(j.cancel_requested_at, now()),
                     trail = queue.trail(j.trail, jsonb_build_object('at', now(), 'event', 'cancel requested'))
-             from running where j.id = running.id returning j.id
+             from running where j.id = running.id returning j.id, j.lease
          )
-         select id from asked, pg_notify('queue_cancel', asked.id::text)",
+         select id from asked, pg_notify('queue_cancel', asked.id || ' ' || asked.lease)",
     )
     .bind(ids)
     .bind(tenant)
@@ -212,8 +225,8 @@ pub(crate) async fn retry_many(
     .bind(&states)
     .fetch_all(&mut *tx)
     .await?;
-    let ended: Vec<(Uuid, Option<String>)> = sqlx::query_as(
-        "select id, unique_key from queue.finished_jobs
+    let ended: Vec<(Uuid, Option<String>, Option<Uuid>, String)> = sqlx::query_as(
+        "select id, unique_key, batch_id, state from queue.finished_jobs
          where id = any($1) and ($2::text is null or tenant = $2) and state = any($3)
            and state in ('discarded', 'cancelled')
          order by id for update",
@@ -223,11 +236,11 @@ pub(crate) async fn retry_many(
     .bind(&states)
     .fetch_all(&mut *tx)
     .await?;
-    let (keyed, mut back): (Vec<_>, Vec<_>) = ended.into_iter().partition(|(_, key)| key.is_some());
-    let (keyed, keys): (Vec<Uuid>, Vec<Option<String>>) = keyed.into_iter().unzip();
-    let mut duplicates = Vec::new();
-    if !keyed.is_empty() {
-        let taken: HashSet<Uuid> = sqlx::query_scalar(
+    let keys: Vec<&str> = ended.iter().filter_map(|(_, key, ..)| key.as_deref()).collect();
+    let mut taken = HashSet::<Uuid>::new();
+    if !keys.is_empty() {
+        let keyed: Vec<Uuid> = ended.iter().filter(|(_, key, ..)| key.is_some()).map(|(id, ..)| *id).collect();
+        taken = sqlx::query_scalar(
             "insert into queue.unique_keys as u (key, job_id)
              select w.key, w.id from (
                  select distinct on (w.key) w.key, w.id from unnest($1::text[], $2::uuid[]) as w (key, id)
@@ -243,19 +256,28 @@ pub(crate) async fn retry_many(
         .await?
         .into_iter()
         .collect();
-        for id in keyed {
-            if taken.contains(&id) { back.push((id, None)) } else { duplicates.push(id) }
-        }
     }
-    let back: Vec<Uuid> = back.into_iter().map(|(id, _)| id).collect();
+    let (back, duplicates): (Vec<_>, Vec<_>) =
+        ended.into_iter().partition(|(id, key, ..)| key.is_none() || taken.contains(id));
+    let duplicates = duplicates.into_iter().map(|(id, ..)| id).collect();
+    let (batches, states): (Vec<Option<Uuid>>, Vec<String>) =
+        back.iter().map(|(.., batch, state)| (*batch, state.clone())).unzip();
+    let back: Vec<Uuid> = back.into_iter().map(|(id, ..)| id).collect();
     if !back.is_empty() {
+        // A member of a batch that is finished comes back without it.
+        let open: Vec<Uuid> = sqlx::query_scalar("select queue.members_back($1, $2)")
+            .bind(batches)
+            .bind(states)
+            .fetch_one(&mut *tx)
+            .await?;
         sqlx::query(
             "with back as (delete from queue.finished_jobs where id = any($1) returning *),
              again as (
                  insert into queue.jobs (id, queue, kind, tenant, state, priority, run_at, attempt, max_attempts, args,
                         unique_key, errors, trace, created_at, rate_key, batch_id, trail, held)
                  select id, queue, kind, tenant, 'available', priority, now(), 0, max_attempts, args,
-                        unique_key, errors, trace, created_at, rate_key, batch_id,
+                        unique_key, errors, trace, created_at, rate_key,
+                        (select b from unnest($2::uuid[]) b where b = batch_id),
                         queue.trail(trail, jsonb_strip_nulls(jsonb_build_object(
                             'at', now(), 'event', 'retried', 'was', state, 'finished_at', finished_at, 'reason', reason,
                             'attempt', attempt, 'lease', lease, 'worker', case when lease is not null then worker end,
@@ -267,6 +289,7 @@ pub(crate) async fn retry_many(
              select pg_notify('queue_wake', queue) from (select distinct queue from again) q",
         )
         .bind(&back)
+        .bind(open)
         .execute(&mut *tx)
         .await?;
         again.extend(back);

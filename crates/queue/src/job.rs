@@ -1,6 +1,9 @@
 //! What a job is: its arguments, its policy, its handler, and how it may end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -10,7 +13,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Backoff, Effect, RateLimit, TraceParent, Unique};
+use crate::{Backoff, Effect, NewJob, RateLimit, Sealer, TraceParent, Unique, seal};
 
 /// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
 /// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
@@ -29,6 +32,10 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
     const TIMEOUT: Duration = Duration::from_secs(300);
     /// How long the finished job can be looked up.
     const RETENTION_DAYS: u16 = 7;
+    /// Arguments, result, error texts and reasons are stored sealed, and unique keys as blind indexes; see
+    /// [`crate::Sealer`]. In clear stay the kind, the tenant, the times, the key of [`Job::rate_limit`], and what the handler
+    /// itself logs.
+    const SEALED: bool = false;
 
     fn backoff() -> Backoff {
         Backoff::default()
@@ -112,6 +119,22 @@ pub struct Ctx<A> {
     pub(crate) lease: Uuid,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Option<ProgressFn>,
+    pub(crate) follow_ups: FollowUps,
+    pub(crate) sealer: Option<Arc<dyn Sealer>>,
+}
+
+/// What the handler wants enqueued with its success.
+#[derive(Clone, Default)]
+pub(crate) struct FollowUps(Arc<Mutex<Vec<NewJob>>>);
+
+impl FollowUps {
+    fn push(&self, job: NewJob) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    pub fn take(&self) -> Vec<NewJob> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 pub(crate) type ProgressFn = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
@@ -125,6 +148,8 @@ impl<A> Clone for Ctx<A> {
             lease: self.lease,
             cancelled: self.cancelled.clone(),
             progress: self.progress.clone(),
+            follow_ups: self.follow_ups.clone(),
+            sealer: self.sealer.clone(),
         }
     }
 }
@@ -163,6 +188,24 @@ impl<A> Ctx<A> {
     /// The other side said "not before": no job and no call under this key gets a permit until then.
     pub async fn block_rate(&self, key: &str, wait: Duration) -> anyhow::Result<()> {
         Ok(crate::rate::block(&self.pool, key, wait).await?)
+    }
+
+    /// Has a follow-up enqueued in the transaction that records this job's success ([`Verdict::Done`]): both happen or
+    /// neither. Any other end drops it: a failure, a snooze, a cancel, a discard, a lost lease. Several are enqueued
+    /// together, in the order of the calls.
+    ///
+    /// Tenant and trace are this job's unless the follow-up has its own. A follow-up whose unique key is taken is no error;
+    /// it may have this job's own key, which is free again by then. One of a sealed kind is sealed here. One that the
+    /// database refuses fails this attempt.
+    pub fn then(&self, mut job: NewJob) {
+        job.tenant = job.tenant.or_else(|| self.job.tenant.clone());
+        job.trace = job.trace.or_else(|| self.job.trace.clone());
+        self.follow_ups.push(job);
+    }
+
+    /// Seals a job of a sealed kind that the handler enqueues by itself; see [`crate::Registry::seal`].
+    pub fn seal(&self, job: NewJob) -> anyhow::Result<NewJob> {
+        seal::seal_job(self.sealer.as_ref(), job)
     }
 
     /// Reports `done` of `total` units, for whoever watches (`job run` draws a bar). Free when nobody does.

@@ -10,6 +10,7 @@
 extern crate self as backroom_queue;
 
 mod backoff;
+mod batch;
 pub mod bulk;
 mod control;
 mod dump;
@@ -22,11 +23,13 @@ mod ledger;
 mod rate;
 mod registry;
 pub mod scheduler;
+mod seal;
 pub mod testing;
 mod trace;
 mod worker;
 
 pub use backoff::Backoff;
+pub use batch::{Batch, BatchFilter, EnqueuedBatch, NewBatch, batches, enqueue_batch, find_batch};
 pub use control::{
     CancelOutcome, DiscardOutcome, Limits, RetryOutcome, cancel, discard, hold_tenant, limit, limits, pause,
     release_tenant, resume, retry,
@@ -43,6 +46,7 @@ pub use ledger::{
 };
 pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limit, rate_limit_page, rate_limits};
 pub use registry::{ArgsError, Kind, Registry};
+pub use seal::{SealedPlace, Sealer, Sealing, in_sealed_job};
 pub use trace::TraceParent;
 pub use worker::{Outcome, Worker, WorkerConfig, run_inline};
 

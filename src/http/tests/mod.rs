@@ -1,6 +1,7 @@
 //! The API from its own door, on a real database: requests go in, answers and rows are looked at.
 
 mod auth;
+mod batches;
 mod billing;
 mod bulk_actions;
 mod edge;

@@ -138,6 +138,11 @@ fn check<A: Send + Sync + 'static>(entry: Entry, registry: &Registry<A>) -> Resu
         (entry.kind.span(), message)
     })?;
 
+    if kind.sealed {
+        let message = format!("{} is a sealed kind: its arguments cannot stand in a file", kind.name);
+        return Err((entry.kind.span(), message));
+    }
+
     let args = entry.args.as_ref();
     let values = args.iter().flat_map(|args| args.get_ref()).map(|(key, value)| (key.clone(), value.get_ref().clone()));
     let job = kind.new_job(Value::Object(values.collect())).map_err(|e| {

@@ -12,6 +12,7 @@ use super::{
     Shared,
     buffer::Buffer,
     claim,
+    patience::within,
     record::{Ended, Outcome},
 };
 
@@ -93,7 +94,7 @@ impl<A> Fetcher<A> {
                 }
             }
             let claim = claim::batch(&self.shared.pool, (&self.queue, &turn), want, config.lease, &config.name);
-            let pause = match until_stopped(claim, stop).await {
+            let pause = match until_stopped(within(self.shared.patience(), claim), stop).await {
                 Some(Ok(jobs)) if jobs.is_empty() => {
                     trouble = Duration::ZERO;
                     let pause = rest;

@@ -56,11 +56,11 @@ impl InHand {
         }
     }
 
-    /// The job is about to run. Answers its cancellation token; `None` if its lease was lost meanwhile and it must not be
-    /// begun.
-    pub fn begin(&self, job: &Claimed) -> Option<CancellationToken> {
+    /// The job is about to run. Answers its cancellation token; `None` if its lease was lost meanwhile, or must have been (this
+    /// process stood still), and it must not be begun.
+    pub fn begin(&self, job: &Claimed, lease: Duration) -> Option<CancellationToken> {
         let mut held = self.lock();
-        let held = held.get_mut(&job.id).filter(|held| held.lease == job.lease)?;
+        let held = held.get_mut(&job.id).filter(|held| held.lease == job.lease && held.renewed.elapsed() < lease)?;
         if matches!(held.begun, Begun::No) {
             held.begun = Begun::Unmarked(Instant::now());
         }
@@ -97,13 +97,6 @@ impl InHand {
     /// Asks the handler that runs under this lease to stop.
     pub fn cancel_lease(&self, id: Uuid, lease: Uuid) {
         if let Some(job) = self.lock().get(&id).filter(|held| held.lease == lease) {
-            job.cancelled.cancel();
-        }
-    }
-
-    /// Asks the job's handler to stop, if it is ours.
-    pub fn cancel(&self, id: Uuid) {
-        if let Some(job) = self.lock().get(&id) {
             job.cancelled.cancel();
         }
     }

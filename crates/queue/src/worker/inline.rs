@@ -21,8 +21,9 @@ pub async fn run_inline<A: Send + Sync + 'static>(
     progress: impl Fn(u64, Option<u64>) + Send + Sync + 'static,
 ) -> anyhow::Result<(Outcome, JobRecord)> {
     let inline = Inline::new(pool, registry, app);
+    let job = registry.seal(NewJob { run_at: None, ..job })?;
     let mut tx = pool.begin().await?;
-    let enqueued = enqueue(&mut *tx, &NewJob { run_at: None, ..job }).await?;
+    let enqueued = enqueue(&mut *tx, &job).await?;
     anyhow::ensure!(!enqueued.duplicate, "the same work is already queued as job {} ({})", enqueued.id, enqueued.state);
     // Claimed in the transaction that inserts it: no worker can get there first.
     let claimed = claim::one(&mut *tx, enqueued.id, inline.shared.config.lease, &inline.shared.config.name).await?;

@@ -10,6 +10,7 @@ mod fetcher;
 mod hand;
 mod inline;
 pub(crate) mod keeper;
+mod patience;
 #[cfg(test)]
 mod properties;
 pub(crate) mod record;
@@ -19,7 +20,7 @@ mod wake;
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -62,8 +63,8 @@ impl Default for WorkerConfig {
     }
 }
 
-/// One listens; claims, outcomes, renewals and the keepers take turns on the others.
-const OWN_CONNECTIONS: u32 = 6;
+/// On which claims, outcomes and the keepers take turns. One more renews leases, and one more listens.
+const OWN_CONNECTIONS: u32 = 5;
 
 /// What the parts of one process share.
 pub(crate) struct Shared<A> {
@@ -96,6 +97,11 @@ impl<A> Shared<A> {
             alone: Arc::new(Semaphore::new(1)),
         }
     }
+
+    /// How long an answer of the database is waited for.
+    fn patience(&self) -> Duration {
+        (self.config.lease / 2).max(Duration::from_secs(2))
+    }
 }
 
 /// A worker process: all its queues, one pool.
@@ -106,9 +112,9 @@ pub struct Worker<A> {
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
         // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
-        // recorded: the queue has some of its own.
-        let own =
-            PgPoolOptions::new().max_connections(OWN_CONNECTIONS).connect_lazy_with((*pool.connect_options()).clone());
+        // recorded: the queue has some of its own, made and looked after like the host's.
+        let own = pool.options().clone().min_connections(0).max_connections(OWN_CONNECTIONS);
+        let own = own.connect_lazy_with((*pool.connect_options()).clone());
         Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
@@ -129,7 +135,10 @@ impl<A: Send + Sync + 'static> Worker<A> {
         // Fires when nothing is in hand any more.
         let close = CancellationToken::new();
         let keepers = TaskTracker::new();
-        keepers.spawn(keeper::renew(shared.clone(), close.clone()));
+        let renewing = keeper::renew_apart(shared.clone(), close.clone())?;
+        keepers.spawn(renewing);
+        // Whoever drops this future renews nothing any more.
+        let _closing = close.clone().drop_guard();
         keepers.spawn(keeper::mark_begun(shared.clone(), close.clone()));
         keepers.spawn(rules::keep_reading(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::compact(shared.clone(), shutdown.clone()));
@@ -190,7 +199,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         if flushed.is_err() {
             tracing::warn!("ended with outcomes unrecorded; their jobs come back when the leases run out");
         }
-        shared.pool.close().await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), shared.pool.close()).await;
         tracing::info!(worker = shared.config.name, "worker stopped");
         ran.map_err(|error| anyhow::anyhow!("a queue's worker failed: {error}"))
     }
@@ -231,23 +240,24 @@ async fn run_attempt<A: Send + Sync + 'static>(
                 () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
             };
         }
-        match keeper::mark(shared, &[(job.id, job.lease, 0.0)]).await {
-            Ok(0) => return None,
-            Ok(_) => {}
+        match keeper::mark(shared, job.id, job.lease).await {
+            Ok(false) => return None,
+            Ok(true) => {}
             Err(error) => {
                 tracing::warn!(%error, job.id = %job.id, "could not mark a suspect as begun; it goes back");
                 return Some(Ended::new(job, 0, Outcome::Released));
             }
         }
     }
-    let cancelled = shared.in_hand.begin(job)?;
+    let cancelled = shared.in_hand.begin(job, shared.config.lease)?;
     let started = std::time::Instant::now();
     let (registry, app, pool) = (&shared.registry, &shared.app, &shared.host);
-    let around = Surroundings { registry, app, pool, cancelled, abort, progress };
+    let patience = shared.patience();
+    let around = Surroundings { registry, app, pool, patience, cancelled, abort, progress };
     let span = attempt::span(job);
-    let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
-    observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended { alone, ..Ended::new(job, retention_days, outcome) })
+    let ended = attempt::run(job, around).instrument(span.clone()).await;
+    observe(job, &ended.outcome, started.elapsed(), &span);
+    Some(Ended { alone, ..ended })
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {

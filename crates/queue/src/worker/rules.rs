@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, claim::Claimed};
+use super::{Shared, claim::Claimed, patience::within};
 
 const READ_EVERY: Duration = Duration::from_secs(1);
 
@@ -67,7 +67,7 @@ impl Rules {
 /// Reads until `stop`. While the database is away the last word stands.
 pub(crate) async fn keep_reading<A>(shared: Arc<Shared<A>>, stop: CancellationToken) {
     loop {
-        match read(&shared.pool).await {
+        match within(shared.patience(), read(&shared.pool)).await {
             Ok(now) => {
                 shared.rules.decided.send_if_modified(|decided| {
                     let changed = *decided != now;
