@@ -50,6 +50,13 @@ pub struct WorkerConfig {
     pub listen: bool,
 }
 
+impl WorkerConfig {
+    /// How long an answer of the database is waited for.
+    fn patience(&self) -> Duration {
+        (self.lease / 2).max(Duration::from_secs(2))
+    }
+}
+
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
@@ -100,7 +107,7 @@ impl<A> Shared<A> {
 
     /// How long an answer of the database is waited for.
     fn patience(&self) -> Duration {
-        (self.config.lease / 2).max(Duration::from_secs(2))
+        self.config.patience()
     }
 }
 
@@ -114,7 +121,16 @@ impl<A: Send + Sync + 'static> Worker<A> {
         // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
         // recorded: the queue has some of its own, made and looked after like the host's.
         let own = pool.options().clone().min_connections(0).max_connections(OWN_CONNECTIONS);
-        let own = own.connect_lazy_with((*pool.connect_options()).clone());
+        let mut options = (*pool.connect_options()).clone();
+        if config.listen {
+            // The server gives up just before we do: a statement that waits for a lock would wait on after we have left, and
+            // a process that is stopped within a transaction would keep its locks. (Behind a pooler connections are not ours
+            // to set up.)
+            let patience = config.patience().as_millis().saturating_sub(500).to_string();
+            options =
+                options.options([("statement_timeout", &patience), ("idle_in_transaction_session_timeout", &patience)]);
+        }
+        let own = own.connect_lazy_with(options);
         Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
