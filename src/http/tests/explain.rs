@@ -78,7 +78,8 @@ async fn a_dump_has_everything_about_a_job_with_its_arguments_redacted() {
     assert_eq!(dump.status, StatusCode::OK, "{}", dump.text);
     assert!(!dump.text.contains(PLANTED), "{}", dump.text);
     let dump = dump.json();
-    assert_eq!(dump["job"]["args"], json!({"path": "string(9)", "line": format!("string({})", PLANTED.len())}));
+    let line = format!("string({})", PLANTED.len());
+    assert_eq!(dump["job"]["args"], json!({"path": "string(9)", "line": line, "after_ms": "number(1)"}));
     let events: Vec<_> = dump["changes"].as_array().unwrap().iter().map(|change| &change["event"]).collect();
     assert_eq!(events, ["created", "cancelled"]);
     assert_eq!(dump["events"].as_array().unwrap().len(), 1, "the job's own: {}", dump["events"]);
