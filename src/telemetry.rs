@@ -45,9 +45,14 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let backtrace = std::backtrace::Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let message = match panic.payload_as_str() {
+        // It is kept with the job, sealed.
+        _ if backroom_queue::in_sealed_job() => "in the handler of a sealed job",
+        message => message.unwrap_or("without a message"),
+    };
     tracing::error!(
         message = "a thread panicked",
-        panic = panic.payload_as_str().unwrap_or("without a message"),
+        panic = message,
         location = panic.location().map(ToString::to_string),
         thread = thread.name(),
         backtrace,
@@ -138,16 +143,7 @@ fn record_queues(known: &mut BTreeSet<String>, stats: Vec<QueueStats>) {
         known.insert(queue.queue);
     }
     for queue in empty {
-        record_queue(&QueueStats {
-            queue: queue.clone(),
-            paused: false,
-            scheduled: 0,
-            available: 0,
-            held: 0,
-            running: 0,
-            retryable: 0,
-            oldest_available_s: None,
-        });
+        record_queue(&QueueStats::idle(&queue));
         known.insert(queue);
     }
 }
@@ -186,16 +182,7 @@ mod tests {
     use super::*;
 
     fn waiting(queue: &str, available: i64) -> QueueStats {
-        QueueStats {
-            queue: queue.to_owned(),
-            paused: false,
-            scheduled: 0,
-            available,
-            held: 0,
-            running: 0,
-            retryable: 0,
-            oldest_available_s: Some(1.5),
-        }
+        QueueStats { available, oldest_available_s: Some(1.5), ..QueueStats::idle(queue) }
     }
 
     /// OPS-1

@@ -1,5 +1,6 @@
 //! Changes to companies and invoices, each with its event (EVT-1). The caller opens the transaction as the organization and commits.
 
+use backroom_queue::{EffectAnswer, answer_effect, effect_id};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -7,7 +8,7 @@ use uuid::Uuid;
 
 use super::{remind_invoice, topic};
 use crate::{
-    domain::{Company, Invoice, InvoiceStatus, NewCompany, NewInvoice},
+    domain::{Company, Invoice, InvoiceStatus, NewCompany, NewInvoice, Slug},
     store::{
         Sealer, StoreError, companies, deliveries,
         events::{self, NewEvent},
@@ -82,10 +83,11 @@ pub async fn change_invoice_status(
     Ok(Some(invoice))
 }
 
-/// BILL-7: lets the next sweep try again. False if no failure was noted.
+/// BILL-7: lets the next sweep try again. False if no failure was noted. Where nobody knew whether the mail had arrived, this says
+/// that it had not.
 pub async fn clear_reminder_failure(
     db: &mut PgConnection,
-    id: Uuid,
+    (organization, id): (&Slug, Uuid),
     actor: &str,
     now: DateTime<Utc>,
 ) -> Result<bool, StoreError> {
@@ -96,7 +98,10 @@ pub async fn clear_reminder_failure(
         return Ok(false);
     }
     let stage = invoice.reminder_stage.saturating_add(1);
-    deliveries::reopen(db, &remind_invoice::purpose(id, stage)).await?;
+    let purpose = remind_invoice::purpose(id, stage);
+    deliveries::reopen(db, &purpose).await?;
+    let effect = effect_id(Some(organization.as_str()), &purpose);
+    answer_effect(db, effect, Some(organization.as_str()), &EffectAnswer::DidNotHappen, actor).await?;
     let (kind, payload) = ("invoice.reminder_failure_cleared", json!({ "error": invoice.reminder_error }));
     events::append(db, &NewEvent { topic: topic(id), kind, payload, actor }, now).await?;
     Ok(true)

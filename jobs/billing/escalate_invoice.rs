@@ -1,10 +1,9 @@
 //! Tells an organization's admins that every reminder of an invoice went unanswered, and ends its dunning. Enqueued by the overdue
-//! sweep. Twice is fine: each admin's mail is claimed before it leaves, and dunning ends once.
+//! sweep. Twice is fine: each admin's mail is an effect in the ledger, and dunning ends once.
 
 use std::time::Duration;
 
 use backroom_queue::{Backoff, Ctx, Job, JobResult, Unique, Verdict};
-use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     QUEUE, actor, decide,
-    letter::{self, Claimed, Handed},
+    letter::{self, Handed, Opened, Taken},
     topic,
 };
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
     domain::{Decision, EmailAddress, Invoice, Organization, dunning},
     mail::templates,
     store::{
-        self, companies, deliveries,
+        companies, deliveries,
         events::{self, NewEvent},
         invoices,
     },
@@ -93,7 +92,7 @@ enum Told {
 impl EscalateInvoice {
     /// One admin's mail.
     async fn tell(&self, ctx: &Ctx<App>, organization: &Organization, admin: &EmailAddress) -> anyhow::Result<Told> {
-        let mut tx = tenant::begin(&ctx.app.db, organization).await?;
+        let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
         let Some(invoice) = invoices::lock(&mut tx, self.invoice_id).await? else {
             return Ok(Told::End(Verdict::Cancel("the invoice does not exist".to_owned())));
         };
@@ -102,14 +101,12 @@ impl EscalateInvoice {
         }
         let company = companies::addressee(&mut tx, invoice.company_id).await?;
         let purpose = format!("escalation:{}:{admin}", invoice.id);
-        let envelope = match letter::claim(&mut tx, ctx, organization, (&purpose, admin.clone())).await? {
-            Claimed::Mine(envelope) => envelope,
-            Claimed::Sent { .. } => return Ok(Told::Yes),
-            Claimed::Refused { words } => return Ok(Told::Refused { words }),
-            Claimed::Busy { wait } => return Ok(Told::End(Verdict::Snooze(wait))),
+        let envelope = match letter::open(&mut tx, ctx, organization, (purpose, admin.clone())).await? {
+            Opened::Unsent(envelope) => envelope,
+            Opened::Sent { .. } => return Ok(Told::Yes),
+            Opened::Refused { words } => return Ok(Told::Refused { words }),
         };
         tx.commit().await?;
-        let delivery = envelope.delivery;
         let notice = templates::render_escalation(&templates::EscalationMail {
             language: organization.locale,
             organization_name: organization.name.clone(),
@@ -121,25 +118,20 @@ impl EscalateInvoice {
             reminders: invoice.reminder_stage,
         });
         let mail = envelope.with(organization, organization.locale, notice);
-        match letter::hand_over(ctx, organization, delivery, &mail).await? {
+        match letter::hand_over(ctx, organization, &envelope, &mail).await? {
             Handed::Refused { words } => Ok(Told::Refused { words }),
-            Handed::Taken { response } => {
-                let at = ctx.app.clock.now();
-                letter::insist(|| record(ctx, organization, (delivery, &response, at))).await?;
+            Handed::Busy { wait } => Ok(Told::End(Verdict::Snooze(wait))),
+            Handed::Taken(taken) => {
+                record(ctx, organization, envelope.delivery, &taken).await?;
                 Ok(Told::Yes)
             }
         }
     }
 }
 
-async fn record(
-    ctx: &Ctx<App>,
-    organization: &Organization,
-    (delivery, response, at): (Uuid, &str, DateTime<Utc>),
-) -> anyhow::Result<()> {
-    let mut tx = tenant::begin(&ctx.app.db, organization).await?;
-    store::commit_without_waiting_for_disk(&mut tx).await?;
-    deliveries::mark_sent(&mut tx, delivery, response, at).await?;
+async fn record(ctx: &Ctx<App>, organization: &Organization, delivery: Uuid, taken: &Taken) -> anyhow::Result<()> {
+    let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
+    deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
     Ok(tx.commit().await?)
 }
 

@@ -1,10 +1,10 @@
-//! What a letter needs that must not be sent twice: a claim, one hand-over, a record.
+//! What a letter needs that must not be sent twice: a row, an effect of its own in the ledger, a record.
 
 use std::time::Duration;
 
-use anyhow::anyhow;
-use backroom_queue::{Ctx, RetryAfter};
+use backroom_queue::{CallError, Ctx, EffectError, RetryAfter};
 use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
@@ -13,53 +13,46 @@ use crate::{
     mail::{OutgoingMail, SendError, templates::Rendered},
     store::{
         StoreError,
-        deliveries::{self, Claim, Claimant, NewDelivery},
+        deliveries::{self, Delivery, NewDelivery},
     },
     tenant::{self, TenantTx},
 };
 
-/// What a claim found.
-pub enum Claimed {
-    /// This job's to send.
-    Mine(Envelope),
+/// What is known of a letter before it is written.
+pub enum Opened {
+    /// To be written and sent.
+    Unsent(Envelope),
     /// It reached the server before; never again.
     Sent { delivery: Uuid, at: DateTime<Utc> },
     /// Not to be sent until an operator says so: the server refused it for good, or may have accepted it too often without saying
     /// so. These are its words.
     Refused { words: String },
-    /// Another job is sending it; look again after this time.
-    Busy { wait: Duration },
 }
 
-/// A claimed message that has no words yet.
+/// A message that has no words yet.
 pub struct Envelope {
     pub delivery: Uuid,
-    pub to: EmailAddress,
+    purpose: String,
+    to: EmailAddress,
     message_id: String,
-    /// When it was first claimed. The letter is dated by it, so that a second attempt hands over the same bytes.
+    /// When its row was written. The letter is dated by it, so that a second attempt hands over the same bytes.
     since: DateTime<Utc>,
 }
 
-/// Claims the message of this purpose for this job. Other jobs leave it alone for longer than handing it over may take: five
-/// timeouts (connecting, addresses, and three for the message), and some for the two transactions.
-pub async fn claim(
+/// Opens the message of this purpose, or says what became of it.
+pub async fn open(
     tx: &mut TenantTx,
     ctx: &Ctx<App>,
     organization: &Organization,
-    (purpose, to): (&str, EmailAddress),
-) -> Result<Claimed, StoreError> {
+    (purpose, to): (String, EmailAddress),
+) -> Result<Opened, StoreError> {
+    let message_id = ctx.app.mailer.message_id(organization.slug.as_str(), &purpose);
     let now = ctx.app.clock.now();
-    let patience = ctx.app.config.mail.timeout_s.saturating_mul(5).saturating_add(10);
-    let until = now + chrono::Duration::seconds(patience.cast_signed());
-    let message_id = ctx.app.mailer.message_id(organization.slug.as_str(), purpose);
-    let new = NewDelivery { purpose, message_id: &message_id, recipient: to.as_str() };
-    Ok(match deliveries::claim(tx, &new, Claimant { job_id: ctx.job.id, now, until }).await? {
-        Claim::Granted { id, since } => Claimed::Mine(Envelope { delivery: id, to, message_id, since }),
-        Claim::AlreadySent { id, at } => Claimed::Sent { delivery: id, at },
-        Claim::Rejected { response } => Claimed::Refused { words: response },
-        Claim::Busy { until } => {
-            Claimed::Busy { wait: (until - now).to_std().unwrap_or_default().max(Duration::from_secs(1)) }
-        }
+    let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: to.as_str(), now };
+    Ok(match deliveries::open(tx, &new).await? {
+        Delivery::Pending { id, since } => Opened::Unsent(Envelope { delivery: id, purpose, to, message_id, since }),
+        Delivery::Sent { id, at } => Opened::Sent { delivery: id, at },
+        Delivery::Rejected { response } => Opened::Refused { words: response },
     })
 }
 
@@ -70,12 +63,12 @@ impl Envelope {
     }
 
     /// Puts the letter in; answers go to the organization's first admin.
-    pub fn with(self, organization: &Organization, language: Language, letter: Rendered) -> OutgoingMail {
+    pub fn with(&self, organization: &Organization, language: Language, letter: Rendered) -> OutgoingMail {
         OutgoingMail {
-            message_id: self.message_id,
+            message_id: self.message_id.clone(),
             from_name: Some(organization.name.clone()),
             reply_to: organization.settings.admin_emails.first().cloned(),
-            to: self.to,
+            to: self.to.clone(),
             subject: letter.subject,
             text: letter.text,
             html: letter.html,
@@ -91,99 +84,62 @@ const UNKNOWN_OUTCOMES: u32 = 3;
 
 /// How handing over ended.
 pub enum Handed {
-    /// The server took it, with these words. Nothing is recorded yet.
-    Taken { response: String },
+    /// The server took it, now or in an earlier attempt. In the ledger, and in the organization's tables not yet.
+    Taken(Taken),
     /// Not to be sent again until an operator says so: the server refused it for good (MAIL-3), or may have accepted it
     /// [`UNKNOWN_OUTCOMES`] times without saying so. Recorded, with these words.
     Refused { words: String },
+    /// Another job is sending it; look again after this time.
+    Busy { wait: Duration },
 }
 
-/// Sends a claimed message. A failure that may pass gives the claim back and is an error, so that the job is retried;
-/// if the server named a time, at that time.
+/// What the ledger keeps of a message that the server took.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Taken {
+    pub recipient: String,
+    /// The server's words.
+    pub response: String,
+    pub at: DateTime<Utc>,
+}
+
+/// Sends a message, unless the ledger knows that it left before. Equal messages have equal `Message-ID`s, by which the other
+/// side can tell a copy; so an unknown outcome is tried again, within bounds. A failure that may pass is an error, so that the
+/// job is retried; if the server named a time, at that time.
 pub async fn hand_over(
     ctx: &Ctx<App>,
     organization: &Organization,
-    delivery: Uuid,
+    envelope: &Envelope,
     mail: &OutgoingMail,
 ) -> anyhow::Result<Handed> {
-    let error = match ctx.app.mailer.send(mail).await {
-        Ok(accepted) => return Ok(Handed::Taken { response: accepted.response }),
-        Err(error) => error,
+    let taken = |response| Taken { recipient: mail.to.as_str().to_owned(), response, at: ctx.app.clock.now() };
+    let effect = ctx.effect(&*envelope.purpose).repeat(UNKNOWN_OUTCOMES);
+    let sent = effect.call(|_| async {
+        match ctx.app.mailer.send(mail).await {
+            Ok(accepted) => Ok(Some(taken(accepted.response))),
+            Err(error @ SendError::Unknown { .. }) => Err(CallError::Unknown(error.into())),
+            Err(SendError::Transient { message, retry_after: Some(after) }) => {
+                let error = SendError::Transient { message, retry_after: Some(after) };
+                Err(CallError::not_done(RetryAfter { after, source: Some(error.into()) }))
+            }
+            Err(error) => Err(CallError::not_done(error)),
+        }
+    });
+    let words = match sent.await {
+        // Without words where an operator found out that it had arrived.
+        Ok(sent) => return Ok(Handed::Taken(sent.unwrap_or_else(|| taken(String::new())))),
+        Err(EffectError::Busy(RetryAfter { after, .. })) => return Ok(Handed::Busy { wait: after }),
+        Err(EffectError::GivenUp { unknown, last, .. }) => format!(
+            "the mail server may have accepted the message {unknown} times and never said so; find out whether the recipient has \
+             it before you clear the failure. Last: {last}"
+        ),
+        Err(EffectError::NotDone(error)) => match error.downcast_ref::<SendError>() {
+            Some(SendError::Permanent { code, message }) => format!("{code} {message}"),
+            _ => return Err(error),
+        },
+        Err(error) => return Err(error.into()),
     };
     let mut tx = tenant::begin(&ctx.app.db, organization).await?;
-    let handed = match error {
-        SendError::Permanent { code, message } => {
-            let words = format!("{code} {message}");
-            deliveries::mark_rejected(&mut tx, delivery, ctx.job.id, &words).await?;
-            Ok(Handed::Refused { words })
-        }
-        SendError::Unknown { ref message } => {
-            let times = deliveries::count_unknown_outcome(&mut tx, delivery).await?;
-            if times < UNKNOWN_OUTCOMES {
-                deliveries::release(&mut tx, delivery, ctx.job.id, message).await?;
-                Err(error.into())
-            } else {
-                let words = format!(
-                    "the mail server may have accepted the message {times} times and never said so; find out whether the \
-                     recipient has it before you clear the failure. Last: {message}"
-                );
-                deliveries::mark_rejected(&mut tx, delivery, ctx.job.id, &words).await?;
-                Ok(Handed::Refused { words })
-            }
-        }
-        SendError::Transient { ref message, retry_after } => {
-            deliveries::release(&mut tx, delivery, ctx.job.id, message).await?;
-            Err(match retry_after {
-                Some(after) => RetryAfter { after, source: Some(error.into()) }.into(),
-                None => error.into(),
-            })
-        }
-    };
+    deliveries::mark_rejected(&mut tx, envelope.delivery, &words).await?;
     tx.commit().await?;
-    handed
-}
-
-/// Records what happened outside, again and again for a minute, through a database restart or a cut connection: giving up here
-/// would send the message a second time. Also when the job was asked to stop or lost its lease: the message is out whoever
-/// holds the job now, and the record changes nothing the second time.
-pub async fn insist<F, T>(record: impl Fn() -> F + Send) -> anyhow::Result<T>
-where
-    F: Future<Output = anyhow::Result<T>> + Send,
-{
-    let mut pause = Duration::from_millis(50);
-    let mut waited = Duration::ZERO;
-    loop {
-        let error = match record().await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        if waited > Duration::from_secs(60) {
-            return Err(error.context(anyhow!("the message was sent, but could not be recorded as sent")));
-        }
-        tracing::warn!(error = format!("{error:#}"), "could not record a sent message; trying again");
-        tokio::time::sleep(pause).await;
-        waited += pause;
-        pause = (pause * 2).min(Duration::from_secs(2));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-
-    /// BILL-6: the job's token is not asked; a record that fails is tried again until it succeeds.
-    #[tokio::test]
-    async fn a_sent_message_is_recorded_however_often_it_takes() {
-        let tries = AtomicU32::new(0);
-        let record = || async {
-            match tries.fetch_add(1, Ordering::Relaxed) {
-                0..3 => Err(anyhow!("the database is away")),
-                _ => Ok(()),
-            }
-        };
-        insist(record).await.unwrap();
-        assert_eq!(tries.into_inner(), 4);
-    }
+    Ok(Handed::Refused { words })
 }

@@ -1,10 +1,9 @@
 //! Reminds a company of an unpaid invoice, by mail, in its language. Enqueued by the overdue sweep, one job per invoice and
-//! dunning stage. Twice is fine: the stage is claimed before the mail leaves, and what was recorded as sent never leaves again.
+//! dunning stage. Twice is fine: the mail is an effect in the ledger, and one that happened never happens again.
 
 use std::time::Duration;
 
 use backroom_queue::{Backoff, Ctx, Job, JobResult, Unique, Verdict};
-use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     QUEUE, actor, decide,
-    letter::{self, Claimed, Handed},
+    letter::{self, Envelope, Handed, Opened, Taken},
     topic,
 };
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
     domain::{Decision, Invoice, Organization, dunning},
     mail::{OutgoingMail, templates},
     store::{
-        self, companies, deliveries,
+        companies, deliveries,
         events::{self, NewEvent},
         invoices, reminders,
     },
@@ -53,21 +52,21 @@ impl Job for RemindInvoice {
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
         let organization = super::organization(&ctx).await?;
-        let (delivery, mail) = match self.claim(&ctx, &organization).await? {
-            Step::Send { delivery, mail } => (delivery, mail),
-            Step::Sent { delivery, at } => {
-                self.record(&ctx, &organization, (delivery, "", at)).await?;
+        let (envelope, mail) = match self.open(&ctx, &organization).await? {
+            Step::Send { envelope, mail } => (envelope, mail),
+            Step::Sent { delivery, taken } => {
+                self.record(&ctx, &organization, delivery, &taken).await?;
                 return Ok(Verdict::DONE);
             }
             Step::End(verdict) => return Ok(verdict),
         };
-        let response = match letter::hand_over(&ctx, &organization, delivery, &mail).await? {
-            Handed::Taken { response } => response,
+        let taken = match letter::hand_over(&ctx, &organization, &envelope, &mail).await? {
+            Handed::Taken(taken) => taken,
             Handed::Refused { words } => return Ok(Verdict::Discard(words)),
+            Handed::Busy { wait } => return Ok(Verdict::Snooze(wait)),
         };
-        let at = ctx.app.clock.now();
-        letter::insist(|| self.record(&ctx, &organization, (delivery, &response, at))).await?;
-        Verdict::done_with(json!({ "recipient": mail.to.as_str(), "response": response }))
+        self.record(&ctx, &organization, envelope.delivery, &taken).await?;
+        Verdict::done_with(json!({ "recipient": taken.recipient, "response": taken.response }))
     }
 
     /// BILL-7: no further reminder of this invoice until an operator clears the failure. A reminder that was sent and recorded before its
@@ -92,21 +91,22 @@ pub(super) fn purpose(invoice_id: Uuid, stage: u32) -> String {
 
 enum Step {
     Send {
-        delivery: Uuid,
+        envelope: Envelope,
         mail: Box<OutgoingMail>,
     },
     /// An earlier attempt sent it.
     Sent {
         delivery: Uuid,
-        at: DateTime<Utc>,
+        taken: Taken,
     },
     End(Verdict),
 }
 
 impl RemindInvoice {
-    /// Decides again, with the invoice locked, and claims stage and delivery. BILL-5, BILL-6
-    async fn claim(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step> {
-        let mut tx = tenant::begin(&ctx.app.db, organization).await?;
+    /// Decides again, with the invoice locked, and opens the letter. BILL-5, BILL-6
+    async fn open(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step> {
+        // The effect's intent is committed next, and takes this with it to the disk.
+        let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
         let Some(invoice) = invoices::lock(&mut tx, self.invoice_id).await? else {
             return Ok(Step::End(Verdict::Cancel("the invoice does not exist".to_owned())));
         };
@@ -115,15 +115,16 @@ impl RemindInvoice {
             return Ok(Step::End(Verdict::Cancel(reason)));
         }
         let company = companies::addressee(&mut tx, invoice.company_id).await?;
-        let purpose = purpose(invoice.id, self.stage);
-        let envelope = match letter::claim(&mut tx, ctx, organization, (&purpose, company.email)).await? {
-            Claimed::Mine(envelope) => envelope,
-            Claimed::Sent { delivery, at } => return Ok(Step::Sent { delivery, at }),
-            Claimed::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
-            Claimed::Busy { wait } => return Ok(Step::End(Verdict::Snooze(wait))),
+        let recipient = company.email.as_str().to_owned();
+        let to = (purpose(invoice.id, self.stage), company.email);
+        let envelope = match letter::open(&mut tx, ctx, organization, to).await? {
+            Opened::Unsent(envelope) => envelope,
+            Opened::Sent { delivery, at } => {
+                let taken = Taken { recipient, response: String::new(), at };
+                return Ok(Step::Sent { delivery, taken });
+            }
+            Opened::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
         };
-        let (delivery, now) = (envelope.delivery, ctx.app.clock.now());
-        reminders::claim_stage(&mut tx, (self.invoice_id, self.stage), delivery, ctx.job.id, now).await?;
         tx.commit().await?;
         let letter = templates::render_reminder(&templates::ReminderMail {
             language: company.language,
@@ -136,8 +137,8 @@ impl RemindInvoice {
             stage: self.stage,
             payment: organization.settings.payment.clone(),
         });
-        let mail = envelope.with(organization, company.language, letter);
-        Ok(Step::Send { delivery, mail: Box::new(mail) })
+        let mail = Box::new(envelope.with(organization, company.language, letter));
+        Ok(Step::Send { envelope, mail })
     }
 
     fn reason_not_to(
@@ -161,16 +162,16 @@ impl RemindInvoice {
         &self,
         ctx: &Ctx<App>,
         organization: &Organization,
-        (delivery, response, at): (Uuid, &str, DateTime<Utc>),
+        delivery: Uuid,
+        taken: &Taken,
     ) -> anyhow::Result<()> {
-        let mut tx = tenant::begin(&ctx.app.db, organization).await?;
-        store::commit_without_waiting_for_disk(&mut tx).await?;
-        deliveries::mark_sent(&mut tx, delivery, response, at).await?;
-        reminders::mark_sent(&mut tx, self.invoice_id, self.stage, at).await?;
-        if invoices::record_reminder(&mut tx, self.invoice_id, self.stage, at).await? {
+        let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
+        deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
+        reminders::mark_sent(&mut tx, (self.invoice_id, self.stage), (delivery, ctx.job.id), taken.at).await?;
+        if invoices::record_reminder(&mut tx, self.invoice_id, self.stage, taken.at).await? {
             let payload = json!({ "stage": self.stage, "delivery_id": delivery });
             let (topic, kind, actor) = (topic(self.invoice_id), "invoice.reminder_sent", &actor(ctx));
-            events::append(&mut tx, &NewEvent { topic, kind, payload, actor }, at).await?;
+            events::append(&mut tx, &NewEvent { topic, kind, payload, actor }, taken.at).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -178,14 +179,13 @@ impl RemindInvoice {
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::{Outcome, testing};
+    use backroom_queue::{
+        Answered, EffectAnswer, EffectRecord, EffectState, NewJob, Outcome, answer_effect, effect_id, find_effect,
+        testing,
+    };
 
     use super::*;
-    use crate::{
-        domain::InvoiceStatus,
-        jobs::testing::World,
-        store::deliveries::{Claim, Claimant, NewDelivery},
-    };
+    use crate::{domain::InvoiceStatus, jobs::testing::World};
 
     fn first(invoice: &Invoice) -> RemindInvoice {
         RemindInvoice { invoice_id: invoice.id, stage: 1 }
@@ -231,19 +231,21 @@ mod tests {
         assert_eq!(world.mailbox.accepted().len(), 1);
     }
 
-    /// BILL-6: killed between the claim and the mail, the rescued job claims again and sends.
+    /// BILL-6: killed between the intent and the record, the rescued job sends, or sends again.
     #[tokio::test]
-    async fn a_rescued_job_goes_on_with_its_own_claim() {
+    async fn a_rescued_job_goes_on_with_its_own_effect() {
         let world = World::new().await;
         let invoice = world.invoice("F-1", "kund@example.se", 3).await;
         let job = world.job(&first(&invoice));
-        claim(&world, &invoice, job.id).await;
+        intend(&world, &invoice, (job.id, Uuid::now_v7())).await;
 
         backroom_queue::enqueue(&world.app.db, &job).await.unwrap();
         let ran = testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
 
         assert!(matches!(ran[..], [(_, Outcome::Completed { .. })]), "{ran:?}");
         assert_eq!(world.mailbox.accepted().len(), 1);
+        let effect = effect(&world, &invoice).await;
+        assert_eq!((effect.state, effect.calls), (EffectState::Done, 2));
     }
 
     /// BILL-6
@@ -251,23 +253,71 @@ mod tests {
     async fn a_mail_that_another_job_is_sending_is_waited_for() {
         let world = World::new().await;
         let invoice = world.invoice("F-1", "kund@example.se", 3).await;
-        claim(&world, &invoice, Uuid::now_v7()).await;
+        let other = (Uuid::now_v7(), Uuid::now_v7());
+        backroom_queue::enqueue(&world.app.db, &NewJob { id: other.0, ..NewJob::named("other", json!({})) })
+            .await
+            .unwrap();
+        let running = "update queue.jobs set state = 'running', lease = $2, lease_until = now() + interval '1 minute' where id = $1";
+        sqlx::query(running).bind(other.0).bind(other.1).execute(&world.app.db).await.unwrap();
+        intend(&world, &invoice, other).await;
 
         let outcome = world.run(&first(&invoice)).await;
 
-        assert_eq!(outcome, Outcome::Snoozed { wait: Duration::from_secs(60) });
+        assert!(matches!(outcome, Outcome::Snoozed { wait } if (50..=60).contains(&wait.as_secs())), "{outcome:?}");
         assert_eq!(world.mailbox.accepted().len(), 0);
     }
 
-    async fn claim(world: &World, invoice: &Invoice, job_id: Uuid) -> Claim {
-        let purpose = purpose(invoice.id, 1);
-        let message_id = world.app.mailer.message_id("acme", &purpose);
-        let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: "kund@example.se" };
-        let claimant = Claimant { job_id, now: world.now(), until: world.now() + chrono::Duration::minutes(1) };
+    /// BILL-6, MAIL-2, PLAT-21: killed after the ledger has the outcome, before the organization's tables do.
+    #[tokio::test]
+    async fn a_mail_that_the_ledger_knows_is_recorded_and_not_sent_again() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "kund@example.se", 3).await;
+        world.run(&first(&invoice)).await;
         let mut tx = world.tenant().await;
-        let claim = deliveries::claim(&mut tx, &new, claimant).await.unwrap();
+        for sql in [
+            "update invoices set reminder_stage = 0, last_reminder_sent_at = null",
+            "update deliveries set state = 'pending', sent_at = null, response = null",
+            "delete from reminders",
+        ] {
+            sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        }
         tx.commit().await.unwrap();
-        claim
+
+        let outcome = world.run(&first(&invoice)).await;
+
+        let Outcome::Completed { result: Some(result) } = outcome else { panic!("{outcome:?}") };
+        assert!(result["response"].as_str().unwrap().contains("250"), "{result}");
+        assert_eq!(world.mailbox.accepted().len(), 1);
+        let after = world.reload(invoice.id).await;
+        assert_eq!((after.reminder_stage, after.last_reminder_sent_at), (1, Some(world.now())));
+    }
+
+    /// As an attempt that was about to send, and is never heard of again.
+    async fn intend(world: &World, invoice: &Invoice, (job_id, lease): (Uuid, Uuid)) {
+        let key = purpose(invoice.id, 1);
+        sqlx::query(
+            "insert into queue.effects (id, tenant, key, kind, job_id, attempt, lease, keep_days)
+             values ($1, 'acme', $2, 'billing.remind_invoice', $3, 1, $4, 30)",
+        )
+        .bind(effect_id(Some("acme"), &key))
+        .bind(&key)
+        .bind(job_id)
+        .bind(lease)
+        .execute(&world.app.db)
+        .await
+        .unwrap();
+    }
+
+    async fn effect(world: &World, invoice: &Invoice) -> EffectRecord {
+        let id = effect_id(Some("acme"), &purpose(invoice.id, 1));
+        find_effect(&world.app.db, id, None).await.unwrap().unwrap()
+    }
+
+    async fn clear(world: &World, invoice: &Invoice) {
+        let mut tx = world.tenant().await;
+        let id = (&world.organization.slug, invoice.id);
+        assert!(super::super::clear_reminder_failure(&mut tx, id, "operator", world.now()).await.unwrap());
+        tx.commit().await.unwrap();
     }
 
     /// BILL-6, BILL-7: the worker of the last attempt was killed between the record and the job's outcome.
@@ -312,12 +362,34 @@ mod tests {
         assert!(told.contains("may have accepted the message 3 times"), "{told}");
         assert_eq!(world.event_kinds(invoice.id).await, ["invoice.created", "invoice.reminder_failed"]);
 
-        let mut tx = world.tenant().await;
-        assert!(super::super::clear_reminder_failure(&mut tx, invoice.id, "operator", world.now()).await.unwrap());
-        tx.commit().await.unwrap();
+        clear(&world, &invoice).await;
         let again = world.run(&first(&invoice)).await;
         assert!(matches!(again, Outcome::Retryable { .. }), "the count began anew: {again:?}");
         assert_eq!(world.mailbox.accepted().len(), 4);
+    }
+
+    /// BILL-7, PLAT-21
+    #[tokio::test]
+    async fn a_mail_that_an_operator_found_to_have_arrived_is_recorded_and_not_sent_again() {
+        let world = World::new().await;
+        let invoice = world.invoice("F-1", "hangup@example.se", 3).await;
+        backroom_queue::enqueue(&world.app.db, &world.job(&first(&invoice))).await.unwrap();
+        for _ in 0..3 {
+            testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap();
+            testing::fast_forward(&world.app.db).await.unwrap();
+        }
+        assert!(world.reload(invoice.id).await.reminder_failed_at.is_some(), "given up with the third");
+
+        let mut db = world.app.db.acquire().await.unwrap();
+        let unknown = effect(&world, &invoice).await.id;
+        let answered = answer_effect(&mut db, unknown, None, &EffectAnswer::Happened(None), "operator").await.unwrap();
+        assert_eq!(answered, Answered::Yes);
+        clear(&world, &invoice).await;
+        let outcome = world.run(&first(&invoice)).await;
+
+        assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+        assert_eq!(world.mailbox.accepted().len(), 3);
+        assert_eq!(world.reload(invoice.id).await.reminder_stage, 1);
     }
 
     /// BILL-5
@@ -352,13 +424,11 @@ mod tests {
         let again = world.run(&first(&invoice)).await;
         assert!(matches!(again, Outcome::Cancelled { ref reason } if reason.contains("operator")), "{again:?}");
 
-        let mut tx = world.tenant().await;
-        assert!(super::super::clear_reminder_failure(&mut tx, invoice.id, "operator", world.now()).await.unwrap());
-        tx.commit().await.unwrap();
+        clear(&world, &invoice).await;
         let tried = world.run(&first(&invoice)).await;
         assert!(matches!(tried, Outcome::Discarded { .. }), "tried again: {tried:?}");
-        let again = claim(&world, &invoice, Uuid::now_v7()).await;
-        assert!(matches!(again, Claim::Rejected { ref response } if response.contains("550")), "{again:?}");
+        let effect = effect(&world, &invoice).await;
+        assert_eq!((effect.state, effect.calls), (EffectState::Refused, 2));
     }
 
     /// MAIL-3

@@ -24,18 +24,7 @@ const OVERDUE: i64 = 100_000;
 
 /// A job as a client would put it on the default queue.
 fn job(kind: &str, args: serde_json::Value, tenant: &str) -> NewJob {
-    NewJob {
-        id: Uuid::now_v7(),
-        queue: "default".into(),
-        kind: kind.into(),
-        tenant: Some(tenant.into()),
-        priority: 0,
-        run_at: None,
-        max_attempts: 1,
-        args,
-        unique: None,
-        trace: None,
-    }
+    NewJob::named(kind, args).tenant(tenant)
 }
 
 /// `backroom worker` as a process of its own.

@@ -2,9 +2,11 @@
 //! `--json` as one document; logs, progress and errors go to standard error.
 
 mod api_key;
+mod batch;
 mod company;
 mod completions;
 mod config;
+mod effect;
 mod exit;
 mod invoice;
 mod job;
@@ -14,6 +16,7 @@ mod org;
 mod output;
 mod process;
 mod queue;
+mod rate;
 mod schedule;
 mod session;
 
@@ -29,8 +32,8 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, kind, queue, schedule or key
-  4    the job ended, and not well: it failed, was cancelled or was discarded
+  3    there is no such organization, job, batch, plan, kind, effect, queue, schedule or key
+  4    the job ended, and not well: it failed, was cancelled or was discarded; or one of the batch's did
   130  a process was stopped at once by a second signal
 
 Examples:
@@ -88,12 +91,21 @@ enum Command {
     /// Keys with which programs call the API
     #[command(subcommand, after_help = "Example:\n  backroom api-key create --org acme --json")]
     ApiKey(api_key::ApiKey),
-    /// Jobs: run, enqueue, list, show, watch, retry, cancel, kinds
+    /// Jobs: run, enqueue, list, show, why, watch, retry, cancel, discard, bulk, dump, kinds
     #[command(subcommand, after_help = "Example:\n  backroom job list --state discarded")]
     Job(job::Job),
-    /// Queues: list, pause, resume
+    /// Effects of jobs on the outside world: list, resolve
+    #[command(subcommand, after_help = "Example:\n  backroom effect list --unknown")]
+    Effect(effect::Effect),
+    /// Batches of jobs: list, show, watch
+    #[command(subcommand, after_help = "Example:\n  backroom batch list --org acme")]
+    Batch(batch::Command),
+    /// Queues: list, pause, resume, limit
     #[command(subcommand, after_help = "Example:\n  backroom queue list")]
     Queue(queue::Queue),
+    /// Rate limits by key: list, set, reset
+    #[command(subcommand, after_help = "Example:\n  backroom rate list")]
+    Rate(rate::Rate),
     /// Schedules: list, next, run, pause, resume
     #[command(subcommand, after_help = "Example:\n  backroom schedule list")]
     Schedule(schedule::Schedule),
@@ -145,7 +157,10 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Org(command) => org::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Batch(command) => batch::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Queue(command) => queue::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -203,10 +218,27 @@ mod tests {
             "job watch",
             "job retry",
             "job cancel",
+            "job discard",
+            "job why",
+            "job dump",
+            "job bulk retry",
+            "job bulk cancel",
+            "job bulk discard",
+            "job bulk apply",
+            "job bulk show",
             "job kinds",
+            "effect list",
+            "effect resolve",
+            "batch list",
+            "batch show",
+            "batch watch",
             "queue list",
             "queue pause",
             "queue resume",
+            "queue limit",
+            "rate list",
+            "rate set",
+            "rate reset",
             "schedule list",
             "schedule next",
             "schedule run",

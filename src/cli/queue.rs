@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use backroom_queue::QueueStats;
+use backroom_queue::{COUNT_AT_MOST, Limits, QueueStats};
 use clap::Subcommand;
 
 use super::{
@@ -22,6 +22,30 @@ pub enum Queue {
     /// Claim from a paused queue again
     #[command(after_help = "Example:\n  backroom queue resume mailers")]
     Resume { name: String },
+    /// Set how many of a queue's jobs run at once, over all workers
+    #[command(after_help = "Example:\n  backroom queue limit invoices --running 20 --per-tenant 2\n  \
+                            backroom queue limit invoices --running none")]
+    Limit {
+        name: String,
+        /// Of the whole queue; `none` takes the limit away, left out keeps it
+        #[arg(long, value_name = "N|none", value_parser = bound, required_unless_present = "per_tenant")]
+        running: Option<Bound>,
+        /// Of each organization within the queue
+        #[arg(long, value_name = "N|none", value_parser = bound)]
+        per_tenant: Option<Bound>,
+    },
+}
+
+/// A number of jobs, or no limit.
+#[derive(Clone, Copy)]
+pub struct Bound(Option<i32>);
+
+fn bound(text: &str) -> Result<Bound, String> {
+    if text == "none" {
+        return Ok(Bound(None));
+    }
+    let number = text.parse().ok().filter(|n| *n > 0);
+    number.map(|n| Bound(Some(n))).ok_or_else(|| format!("must be a number from 1 to {}, or `none`", i32::MAX))
 }
 
 pub async fn run(session: &Session, command: Queue, output: Output) -> anyhow::Result<ExitCode> {
@@ -38,6 +62,21 @@ pub async fn run(session: &Session, command: Queue, output: Output) -> anyhow::R
             let changed = backroom_queue::resume(&session.db, &name).await?;
             let text = if changed { "goes on" } else { "was not paused" };
             answer(output, &name, false, changed, text)?;
+        }
+        Queue::Limit { name, running, per_tenant } => {
+            require(session, &name).await?;
+            let before = backroom_queue::limits(&session.db, &name).await?;
+            let limits = Limits {
+                max_running: running.map_or(before.max_running, |bound| bound.0),
+                max_running_per_tenant: per_tenant.map_or(before.max_running_per_tenant, |bound| bound.0),
+            };
+            backroom_queue::limit(&session.db, &name, limits).await?;
+            let document = serde_json::json!({ "queue": name, "limits": limits });
+            output.answer(&document, || {
+                let tell = |limit: Option<i32>| limit.map_or("any number".to_owned(), |n| format!("at most {n}"));
+                let (all, each) = (tell(limits.max_running), tell(limits.max_running_per_tenant));
+                format!("queue {name} runs {all} of its jobs at once, {each} of one organization")
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -58,17 +97,30 @@ async fn list(session: &Session, output: Output) -> anyhow::Result<()> {
             [
                 cell(&q.queue),
                 cell(paused),
-                cell(q.available),
-                cell(q.running),
-                cell(q.scheduled),
-                cell(q.retryable),
-                cell(q.held),
+                count(q.available),
+                count(q.running),
+                count(q.scheduled),
+                count(q.retryable),
+                count(q.held),
                 maybe(oldest),
                 maybe(here),
+                maybe(q.limits.max_running),
+                maybe(q.limits.max_running_per_tenant),
             ]
         });
-        let header =
-            ["queue", "paused", "available", "running", "scheduled", "retryable", "held", "oldest waits", "per worker"];
+        let header = [
+            "queue",
+            "paused",
+            "available",
+            "running",
+            "scheduled",
+            "retryable",
+            "held",
+            "oldest waits",
+            "per worker",
+            "limit",
+            "per tenant",
+        ];
         output.table(header, rows.collect(), "there is no queue")
     })
 }
@@ -87,22 +139,14 @@ pub async fn require(session: &Session, name: &str) -> anyhow::Result<()> {
 async fn known(session: &Session) -> anyhow::Result<BTreeMap<String, QueueStats>> {
     let configured = session.config.worker.queues.keys().map(String::as_str);
     let mut queues: BTreeMap<_, _> =
-        configured.chain(session.registry.queues()).map(|queue| (queue.to_owned(), idle(queue))).collect();
+        configured.chain(session.registry.queues()).map(|queue| (queue.to_owned(), QueueStats::idle(queue))).collect();
     for stats in backroom_queue::queue_stats(&session.db).await? {
         queues.insert(stats.queue.clone(), stats);
     }
     Ok(queues)
 }
 
-fn idle(queue: &str) -> QueueStats {
-    QueueStats {
-        queue: queue.to_owned(),
-        paused: false,
-        scheduled: 0,
-        available: 0,
-        held: 0,
-        running: 0,
-        retryable: 0,
-        oldest_available_s: None,
-    }
+/// A figure of `queue list`, which counts up to a bound.
+fn count(n: i64) -> comfy_table::Cell {
+    if n >= COUNT_AT_MOST { cell(format!("{n}+")) } else { cell(n) }
 }

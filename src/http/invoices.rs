@@ -484,7 +484,8 @@ async fn clear_reminder_failure(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
-    let cleared = billing::clear_reminder_failure(&mut work, id, &caller.actor(), state.app.clock.now()).await?;
+    let named = (&caller.organization.slug, id);
+    let cleared = billing::clear_reminder_failure(&mut work, named, &caller.actor(), state.app.clock.now()).await?;
     let invoice = invoices::by_id(&mut work, id).await?.ok_or_else(|| Problem::not_found("invoice"))?;
     if !cleared {
         return Err(Problem::conflict("no reminder of this invoice has failed; there is nothing to clear"));

@@ -3,9 +3,13 @@
 
 mod api_keys;
 mod auth;
+mod batches;
+mod bulk_actions;
 mod companies;
 mod cursor;
 mod edge;
+mod effects;
+mod explain;
 mod extract;
 mod health;
 mod idempotency;
@@ -108,11 +112,15 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
     let large_bodies = DefaultBodyLimit::max(state.app.config.http.import_body_limit_bytes);
     let resources = OpenApiRouter::new()
         .merge(jobs::routes())
-        .merge(jobs::bulk_routes().merge(invoices::import_routes()).layer(large_bodies))
+        .merge(batches::routes())
+        .merge(explain::routes())
+        .merge(bulk_actions::routes())
+        .merge(jobs::bulk_routes().merge(batches::bulk_routes()).merge(invoices::import_routes()).layer(large_bodies))
         .merge(companies::routes())
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())

@@ -59,6 +59,7 @@ impl IntoResponses for Problems {
         (name = "companies", description = "Customers that are invoiced"),
         (name = "invoices", description = "Invoices and their reminders"),
         (name = "organization", description = "The caller's organization and its keys"),
+        (name = "effects", description = "What jobs did to the outside world, once per key"),
         (name = "operator", description = "For who runs the installation; needs the operator's token"),
         (name = "operations", description = "Health and metrics"),
     )
@@ -109,11 +110,11 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
     document
 }
 
-/// Every POST takes an `Idempotency-Key`, but for the operator's on queues and schedules: a key belongs to an organization.
+/// Every POST takes an `Idempotency-Key`, but for the operator's on effects, queues and schedules: a key belongs to an organization.
 fn offer_idempotency(document: &mut Value) {
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for (path, item) in paths {
-        if path.contains("/queues/") || path.contains("/schedules/") {
+        if ["/effects/", "/queues/", "/schedules/"].iter().any(|operators| path.contains(operators)) {
             continue;
         }
         if let Some(operation) = item.get_mut("post").and_then(Value::as_object_mut) {

@@ -14,7 +14,6 @@ pub mod reminders;
 
 use std::{fmt::Display, str::FromStr};
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
@@ -92,14 +91,6 @@ impl<'a> Sealer<'a> {
     fn place(&self, table: &'a str, column: &'a str, row: Uuid) -> Place<'a> {
         Place { organization: self.organization, table, column, row }
     }
-}
-
-/// The commit of this transaction answers before its log is on disk; the next durable commit of anybody flushes it too. For a record of
-/// what already happened outside: it shortens the moment in which a killed process would forget it. Lost only if PostgreSQL
-/// itself crashes within milliseconds.
-pub async fn commit_without_waiting_for_disk(db: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("set local synchronous_commit = off").execute(db).await?;
-    Ok(())
 }
 
 /// Reads a stored text back into its type.

@@ -253,9 +253,11 @@ mod tests {
         let mut tx = crate::tenant::begin(&database.pool, &acme).await.unwrap();
         assert!(tx.execute("select from invoices").await.is_ok());
         assert!(
-            tx.execute("select queue.enqueue('{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}',false)")
-                .await
-                .is_ok()
+            tx.execute(
+                "select queue.enqueue('{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}',false)"
+            )
+            .await
+            .is_ok()
         );
     }
 

@@ -1,4 +1,4 @@
-//! One role per organization, and one group per database that holds what they share: the enqueue door.
+//! One role per organization, and one group per database that holds what they share: the doors of the queue.
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
@@ -25,39 +25,43 @@ pub(super) async fn database_oid(db: &mut PgConnection) -> sqlx::Result<u32> {
     Ok(oid.0)
 }
 
-/// Lets the organization's role through the enqueue door, by way of a group `backroom_<database oid>` that all of this
-/// database's organizations are in. Granted to each role, the door's access list would grow by every organization, and two
+/// The functions of schema `queue` that an organization's role may call; each knows whose role is asking.
+const DOORS: [&str; 3] = ["enqueue", "enqueue_batch", "answer_effect"];
+
+/// Lets the organization's role through the queue's doors, by way of a group `backroom_<database oid>` that all of this
+/// database's organizations are in. Granted to each role, a door's access list would grow by every organization, and two
 /// transactions that change it at once fail with "tuple concurrently updated".
 pub(super) async fn admit(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
     let group = format!("{ROLE_PREFIX}{}", database_oid(db).await?);
-    if !may_enqueue(db, &group).await? {
+    if !may_enter(db, &group).await? {
         sqlx::query("select pg_advisory_xact_lock(hashtextextended('backroom.enqueue_door', 0))")
             .execute(&mut *db)
             .await?;
         // Somebody else may have made it while this transaction waited for the lock.
-        if !may_enqueue(db, &group).await? {
+        if !may_enter(db, &group).await? {
             ensure_role(db, &group).await?;
-            let door = format!(
-                "grant usage on schema queue to {0}; grant execute on function queue.enqueue to {0}",
-                quote(&group)
-            );
-            db.execute(AssertSqlSafe(door)).await?;
+            let doors = DOORS.map(|door| format!("queue.{door}")).join(", ");
+            let grants =
+                format!("grant usage on schema queue to {0}; grant execute on function {doors} to {0}", quote(&group));
+            db.execute(AssertSqlSafe(grants)).await?;
         }
     }
     db.execute(AssertSqlSafe(format!("grant {} to {}", quote(&group), quote(role)))).await?;
     Ok(())
 }
 
-async fn may_enqueue(db: &mut PgConnection, role: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar(
-        "select exists (
-             select from pg_proc p join pg_namespace n on n.oid = p.pronamespace, pg_roles r
-             where n.nspname = 'queue' and p.proname = 'enqueue' and r.rolname = $1
-               and has_schema_privilege(r.oid, n.oid, 'usage') and has_function_privilege(r.oid, p.oid, 'execute'))",
+async fn may_enter(db: &mut PgConnection, role: &str) -> sqlx::Result<bool> {
+    let open: i64 = sqlx::query_scalar(
+        "select count(*)
+         from pg_proc p join pg_namespace n on n.oid = p.pronamespace, pg_roles r
+         where n.nspname = 'queue' and p.proname = any($2) and r.rolname = $1
+           and has_schema_privilege(r.oid, n.oid, 'usage') and has_function_privilege(r.oid, p.oid, 'execute')",
     )
     .bind(role)
+    .bind(DOORS)
     .fetch_one(db)
-    .await
+    .await?;
+    Ok(usize::try_from(open) == Ok(DOORS.len()))
 }
 
 /// Makes the role, if it is not there, and the login role a member of it, so that it can take it on: that needs CREATEROLE,

@@ -41,24 +41,13 @@ pub async fn set_billing_status_in(
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::{JobFilter, NewJob, Unique, enqueue, list};
+    use backroom_queue::{JobFilter, NewJob, enqueue, list};
 
     use super::*;
     use crate::tenant::testing::TestDatabase;
 
     fn job(tenant: &str) -> NewJob {
-        NewJob {
-            id: uuid::Uuid::now_v7(),
-            queue: "default".to_owned(),
-            kind: "debug.noop".to_owned(),
-            tenant: Some(tenant.to_owned()),
-            priority: 0,
-            run_at: None,
-            max_attempts: 1,
-            args: serde_json::json!({}),
-            unique: None::<Unique>,
-            trace: None,
-        }
+        NewJob::named("debug.noop", serde_json::json!({})).tenant(tenant)
     }
 
     /// TEN-5

@@ -22,11 +22,26 @@ pub async fn begin(db: &PgPool, organization: &Organization) -> sqlx::Result<Ten
     TenantTx::enter(db.begin().await?, organization).await
 }
 
+/// Like [`begin`], with a commit that answers before its log is on disk; the next durable commit of anybody flushes it too. For
+/// what a durable commit follows at once, and for a record of what already happened outside: it shortens the moment in which a
+/// killed process would forget it. Lost only if PostgreSQL itself crashes within milliseconds.
+pub async fn begin_without_waiting_for_disk(db: &PgPool, organization: &Organization) -> sqlx::Result<TenantTx> {
+    TenantTx::become_tenant(db.begin().await?, organization, "; set local synchronous_commit = off").await
+}
+
 impl TenantTx {
     /// Goes on as the organization in a transaction that has begun on the control plane.
-    pub async fn enter(mut tx: Transaction<'static, Postgres>, organization: &Organization) -> sqlx::Result<Self> {
+    pub async fn enter(tx: Transaction<'static, Postgres>, organization: &Organization) -> sqlx::Result<Self> {
+        Self::become_tenant(tx, organization, "").await
+    }
+
+    async fn become_tenant(
+        mut tx: Transaction<'static, Postgres>,
+        organization: &Organization,
+        more: &'static str,
+    ) -> sqlx::Result<Self> {
         let settings = format!(
-            "set local role {}; set local search_path = {}",
+            "set local role {}; set local search_path = {}{more}",
             quote(&organization.role_name),
             quote(&organization.schema_name)
         );
@@ -66,7 +81,9 @@ impl DerefMut for TenantTx {
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::NewJob;
+    use backroom_queue::{
+        Answered, EffectAnswer, NewBatch, NewJob, answer_effect, effect_id, enqueue_batch, find_batch,
+    };
 
     use super::*;
     use crate::tenant::testing::TestDatabase;
@@ -133,18 +150,7 @@ mod tests {
     }
 
     fn job(tenant: Option<&str>) -> NewJob {
-        NewJob {
-            id: uuid::Uuid::now_v7(),
-            queue: "default".to_owned(),
-            kind: "debug.noop".to_owned(),
-            tenant: tenant.map(str::to_owned),
-            priority: 0,
-            run_at: None,
-            max_attempts: 1,
-            args: serde_json::json!({}),
-            unique: None,
-            trace: None,
-        }
+        NewJob { tenant: tenant.map(str::to_owned), ..NewJob::named("debug.noop", serde_json::json!({})) }
     }
 
     /// TEN-3, PLAT-1
@@ -171,6 +177,30 @@ mod tests {
         assert_eq!(tenants, [Some("acme".to_owned())]);
     }
 
+    /// TEN-3, PLAT-21
+    #[tokio::test]
+    async fn an_organization_answers_for_its_own_effects_only() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        database.organization("other").await;
+        let effect = async |tenant: Option<&str>| {
+            let id = effect_id(tenant, "pay:1");
+            let sql = "insert into queue.effects (id, tenant, key, kind, job_id, attempt, keep_days)
+                       values ($1, $2, 'pay:1', 'test', gen_random_uuid(), 1, 30)";
+            sqlx::query(sql).bind(id).bind(tenant).execute(&database.pool).await.unwrap();
+            id
+        };
+        let (own, foreign, nobodys) = (effect(Some("acme")).await, effect(Some("other")).await, effect(None).await);
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        for (id, expected) in [(foreign, Answered::NotFound), (nobodys, Answered::NotFound), (own, Answered::Yes)] {
+            let answer = answer_effect(&mut tx, id, None, &EffectAnswer::DidNotHappen, "acme").await.unwrap();
+            assert_eq!(answer, expected);
+        }
+        tx.commit().await.unwrap();
+        assert_eq!(sqlstate(&database.pool, &acme, "select from queue.effects").await.as_deref(), Some(REFUSED));
+    }
+
     /// TEN-3: a connection goes back to the pool without role and search path.
     #[tokio::test]
     async fn nothing_of_the_organization_stays_on_the_connection() {
@@ -189,6 +219,40 @@ mod tests {
                     .await
                     .unwrap();
             assert_eq!((role.as_str(), path.contains("org_")), ("none", false));
+        }
+    }
+
+    /// TEN-3, PLAT-18
+    #[tokio::test]
+    async fn an_organization_makes_batches_of_its_own_and_joins_no_others() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        let batch = |tenant: &str| NewBatch { tenant: Some(tenant.to_owned()), ..NewBatch::default() };
+        let theirs = batch("other");
+        enqueue_batch(&database.pool, &theirs, &[job(None)]).await.unwrap();
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        let then = NewBatch { then: Some(job(None)), ..batch("acme") };
+        assert!(enqueue_batch(&mut *tx, &then, &[]).await.unwrap().batch.then_job_id.is_some(), "fired at once");
+        let ours = enqueue_batch(&mut *tx, &batch("acme"), &[job(None)]).await.unwrap().batch;
+        let joins = NewJob { batch_id: Some(ours.id), ..job(Some("acme")) };
+        backroom_queue::enqueue(&mut *tx, &joins).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(find_batch(&database.pool, ours.id, None).await.unwrap().unwrap().size, 2);
+
+        let mut tx = begin(&database.pool, &acme).await.unwrap();
+        let joins = NewJob { batch_id: Some(theirs.id), ..job(Some("acme")) };
+        let refused = backroom_queue::enqueue(&mut *tx, &joins).await.unwrap_err();
+        assert!(refused.as_database_error().unwrap().is_foreign_key_violation(), "{refused}");
+        for (batch, then) in [(batch("other"), None), (batch("acme"), Some(job(Some("other"))))] {
+            let mut tx = begin(&database.pool, &acme).await.unwrap();
+            let refused = enqueue_batch(&mut *tx, &NewBatch { then, ..batch }, &[]).await.unwrap_err();
+            assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(REFUSED));
+        }
+        for door in ["members_ended('{}', '{}')", "members_back('{}', '{}')", "prune_batches()"] {
+            let mut tx = begin(&database.pool, &acme).await.unwrap();
+            let refused = tx.execute(AssertSqlSafe(format!("select queue.{door}"))).await.unwrap_err();
+            assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some(REFUSED), "{door}");
         }
     }
 }

@@ -353,6 +353,16 @@ async fn the_command_line_runs_shows_lists_cancels_and_retries_jobs() {
         (&["api-key", "create", "--org", "nobody"], 3, "nobody"),
         (&["queue", "pause", "nowhere"], 3, "nowhere"),
         (&["schedule", "run", "nothing"], 3, "nothing"),
+        (&["schedule", "run", "billing.sweep_overdue", "--org", "nobody"], 3, "nobody"),
+        (&["schedule", "run", "platform.expire_trials", "--org", "acme"], 2, "per organization"),
+        (&["schedule", "next", "platform.expire_trials", "--org", "acme"], 2, "per organization"),
+        (&["schedule", "show", "nothing"], 3, "nothing"),
+        (&["schedule", "verify", "nothing", "--from", "2026-03-28", "--to", "2026-03-31"], 3, "nothing"),
+        (&["schedule", "verify", "--from", "2026-03-28"], 2, "--to"),
+        (&["schedule", "verify", "--from", "2026-03-28", "--to", "2026-03-28"], 2, "later than from"),
+        (&["schedule", "verify", "--from", "2026-03-28", "--to", "2046-03-28"], 2, "shorter"),
+        (&["schedule", "verify", "--from", "yesterday", "--to", "2026-03-28"], 2, "2026-03-29"),
+        (&["schedule", "verify", "--from", "2026-03-28", "--to", "2026-03-31", "--org", "nobody"], 3, "nobody"),
         (&["nonsense"], 2, "nonsense"),
     ] {
         let ran = program.run(args).await;
@@ -387,10 +397,69 @@ async fn a_paused_queue_waits_and_a_schedule_runs_by_hand() {
     assert_eq!(schedules["schedules"][0]["per_tenant"], true);
     let next = program.json(&["schedule", "next", "billing.sweep_overdue", "-n", "3", "--org", "acme"]).await;
     assert!(each(&next["next"], "local").iter().all(|at| at.contains("T09:00:00")), "{next}");
+    let again = program.json(&["schedule", "next", "billing.sweep_overdue", "--count", "3"]).await;
+    assert_eq!(again["next"], next["next"]);
     let run = program.json(&["schedule", "run", "billing.sweep_overdue", "--org", "acme"]).await;
     let sweep = api.until_job(each(&run["jobs"], "id")[0], "completed").await;
     assert_eq!((&sweep["kind"], &sweep["result"]["checked"]), (&json!("billing.sweep_overdue"), &json!(0)));
     world.close().await;
+}
+
+/// CRON-1, CRON-4, CRON-5, CRON-6
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_are_verified_over_a_clock_change_and_shown_with_their_policies() {
+    let database = TestDatabase::new().await;
+    database.organization("acme").await;
+    let file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    let program = Program::on(&database.url()).with("BACKROOM__SCHEDULER__FILE", file.path().display());
+    std::fs::write(file.path(), "").expect("written");
+    for (args, empty) in [
+        (&["schedule", "list"][..], "there is no schedule"),
+        (&["schedule", "verify", "--from", "2026-03-28", "--to", "2026-03-31"], "there is no schedule"),
+    ] {
+        let ran = program.run(args).await;
+        assert_eq!((ran.code, ran.stdout.trim()), (Some(0), empty), "{}", ran.stderr);
+    }
+    let night = "[[schedule]]\nname = \"night\"\nkind = \"debug.noop\"\ncron = \"30 2 * * *\"\n";
+    std::fs::write(file.path(), format!("{night}overlap = \"wait\"\n")).expect("written");
+    let refused = program.run(&["scheduler"]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("line 5") && refused.stderr.contains("`wait`"), "{}", refused.stderr);
+    std::fs::write(
+        file.path(),
+        format!(
+            "{night}overlap = \"skip\"\ntime_zone = \"Europe/Stockholm\"\n\
+             [[schedule]]\nname = \"each\"\nkind = \"debug.noop\"\ncron = \"0 9 * * *\"\nper_tenant = true\n"
+        ),
+    )
+    .expect("written");
+
+    let ran = program.run(&["schedule", "verify", "night", "--from", "2026-10-24", "--to", "2026-10-27"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "night: 30 2 * * * in Europe/Stockholm, missed = run_once, overlap = skip");
+    for (line, words) in [
+        (2, &["Sat 2026-10-24 02:30:00", "+02:00", "2026-10-24 00:30:00Z"][..]),
+        (3, &["Sun 2026-10-25 02:30:00", "+02:00", "2026-10-25 00:30:00Z", "first pass"]),
+        (4, &["clock goes back", "+02:00 to +01:00", "2026-10-25 01:00:00Z", "Sun 03:00:00 becomes Sun 02:00:00"]),
+        (5, &["Mon 2026-10-26 02:30:00", "+01:00", "2026-10-26 01:30:00Z"]),
+    ] {
+        assert!(words.iter().all(|word| lines[line].contains(word)), "{}", ran.stdout);
+    }
+    let args = ["schedule", "verify", "--from", "2026-03-28", "--to", "2026-03-31", "--org", "acme"];
+    let own = program.json(&args).await;
+    assert_eq!(each(&own["schedules"], "schedule"), ["each"], "{own}");
+    assert_eq!(own["schedules"][0]["clock_changes"][0]["at"], "2026-03-29T01:00:00Z");
+    assert_eq!(own["schedules"][0]["firings"].as_array().map(Vec::len), Some(3), "{own}");
+
+    let shown = program.json(&["schedule", "show", "night"]).await;
+    assert_eq!((&shown["schedule"]["overlap"], &shown["ticks"]), (&json!("skip"), &json!([])), "{shown}");
+    assert_eq!(shown["next"].as_array().map(Vec::len), Some(5));
+    let never = program.run(&["schedule", "show", "night"]).await;
+    assert!(never.stdout.contains("it has not fired yet"), "{}", never.stdout);
+    assert_eq!(program.json(&["schedule", "pause", "night"]).await["changed"], true);
+    assert_eq!(program.json(&["schedule", "show", "night"]).await["next"], json!([]));
+    database.close().await.expect("dropped");
 }
 
 /// BILL-8

@@ -1,10 +1,6 @@
 //! What happens to work when PostgreSQL does not hold still.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use backroom::{
     domain::Clock,
@@ -13,10 +9,8 @@ use backroom::{
 use backroom_queue::{NewJob, enqueue_many};
 use serde_json::json;
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::process::Command;
-use uuid::Uuid;
 
-use crate::support::{PATIENCE, Program, count, lines, until};
+use crate::support::{PATIENCE, Program, count, lines, server::Server, until};
 
 const JOBS: usize = 5_000;
 
@@ -24,16 +18,8 @@ const JOBS: usize = 5_000;
 async fn enqueue_appends(pool: &PgPool, path: &Path) {
     let jobs: Vec<NewJob> = (0..JOBS)
         .map(|n| NewJob {
-            id: Uuid::now_v7(),
-            queue: "default".into(),
-            kind: "debug.append".into(),
-            tenant: None,
-            priority: 0,
-            run_at: None,
             max_attempts: 20,
-            args: json!({ "path": path, "line": n.to_string() }),
-            unique: None,
-            trace: None,
+            ..NewJob::named("debug.append", json!({ "path": path, "line": n.to_string() }))
         })
         .collect();
     enqueue_many(pool, &jobs).await.expect("enqueued");
@@ -86,7 +72,7 @@ async fn restarting_postgresql_in_the_middle_of_five_thousand_jobs_loses_none() 
     tenant::create(&pool, &Clock::system(), tenant::NewOrganization::named("acme".parse().expect("a slug"), "Acme"))
         .await
         .expect("created");
-    let path = server.folder.path().join("lines");
+    let path = server.folder().join("lines");
     enqueue_appends(&pool, &path).await;
     let program = Program::on(&server.url);
     let mut processes = [program.start(&["worker"]), program.start(&["scheduler"])];
@@ -102,46 +88,4 @@ async fn restarting_postgresql_in_the_middle_of_five_thousand_jobs_loses_none() 
         process.stop().await;
     }
     pool.close().await;
-    server.stop().await;
-}
-
-/// A PostgreSQL of this test's own, by `bin/pg`.
-struct Server {
-    folder: tempfile::TempDir,
-    url: String,
-}
-
-impl Server {
-    /// `None` where this machine has no server binaries (only a `DATABASE_URL`): there is nothing to restart.
-    async fn start() -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let started = pg(&["start", data(&folder)]).await;
-        if started.is_none() && std::env::var_os("DATABASE_URL").is_some() {
-            eprintln!("skipped: there are no PostgreSQL server binaries on this machine");
-            return None;
-        }
-        Some(Self { url: started.expect("bin/pg starts a server"), folder })
-    }
-
-    async fn restart(&self, how: &str) {
-        pg(&["restart", data(&self.folder), how]).await.expect("bin/pg restarts the server");
-    }
-
-    async fn stop(self) {
-        pg(&["remove", data(&self.folder)]).await.expect("bin/pg removes the server");
-    }
-}
-
-fn data(folder: &tempfile::TempDir) -> &str {
-    folder.path().to_str().expect("a path in UTF-8")
-}
-
-async fn pg(args: &[&str]) -> Option<String> {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("bin/pg");
-    let output = Command::new(script).args(args).env_remove("DATABASE_URL").output().await.expect("bin/pg runs");
-    if !output.status.success() {
-        eprintln!("bin/pg {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        return None;
-    }
-    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -62,18 +62,7 @@ async fn the_demo_comes_out_as_told_and_can_be_seen_again() {
 #[tokio::test]
 async fn the_demo_refuses_a_database_where_other_work_waits() {
     let (database, directory) = (TestDatabase::new().await, TempDir::new().unwrap());
-    let job = backroom_queue::NewJob {
-        id: uuid::Uuid::now_v7(),
-        queue: "default".to_owned(),
-        kind: "debug.noop".to_owned(),
-        tenant: Some("acme".to_owned()),
-        priority: 0,
-        run_at: None,
-        max_attempts: 1,
-        args: serde_json::json!({}),
-        unique: None,
-        trace: None,
-    };
+    let job = backroom_queue::NewJob::named("debug.noop", serde_json::json!({})).tenant("acme");
     backroom_queue::enqueue(&database.pool, &job).await.unwrap();
 
     let ended = demo(&database, &directory).await;

@@ -1,10 +1,12 @@
 //! The program from outside: its processes, its HTTP, its command line, on real PostgreSQL and real SMTP.
 
 mod bad_input;
+mod batches;
 mod contract;
 mod database;
 mod demo;
 mod operations;
+mod operators;
 mod reminders;
 mod secrets;
 mod smtp;

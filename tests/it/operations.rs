@@ -4,13 +4,8 @@ use std::time::Duration;
 
 use backroom::tenant::testing::TestDatabase;
 use serde_json::json;
-use sqlx::postgres::PgConnectOptions;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
 
-use crate::support::{Program, count, eventually, free_address, lines, until};
+use crate::support::{Program, count, eventually, free_address, lines, link::Link, until};
 
 /// PLAT-12, CLI-1: what runs may finish, what waits is handed back, and no attempt is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,7 +54,7 @@ async fn a_job_that_outlasts_the_shutdown_is_released() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_wait_for_a_database_that_is_away_at_their_start() {
     let database = TestDatabase::new().await;
-    let link = Link::to(&database).await;
+    let link = Link::to(&database.url()).await;
     link.cut();
     let log = tempfile::NamedTempFile::new().expect("a file");
     let program = Program::on(&link.url).without("BACKROOM__LOG__FILTER").with("BACKROOM__LOG__FILTER", "warn");
@@ -89,7 +84,7 @@ async fn processes_wait_for_a_database_that_is_away_at_their_start() {
 async fn a_server_that_has_lost_its_database_says_so_and_recovers() {
     let database = TestDatabase::new().await;
     database.organization("acme").await;
-    let link = Link::to(&database).await;
+    let link = Link::to(&database.url()).await;
     let program = Program::on(&link.url);
     let (server, api) = program.serve("server", &program.key("acme").await).await;
     let id = api.enqueue("debug.noop", json!({})).await;
@@ -106,52 +101,6 @@ async fn a_server_that_has_lost_its_database_says_so_and_recovers() {
     assert_eq!(api.post("/api/v1/jobs", &job).await.status, 202);
     server.stop().await;
     database.close().await.expect("dropped");
-}
-
-/// A way to the database that can be cut: its connections break, and new ones are closed at once.
-struct Link {
-    /// The database's address over this way.
-    url: String,
-    whole: watch::Sender<bool>,
-}
-
-impl Link {
-    async fn to(database: &TestDatabase) -> Self {
-        let options: PgConnectOptions = database.url().parse().expect("a PostgreSQL URL");
-        let far = format!("{}:{}", options.get_host(), options.get_port());
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let near = listener.local_addr().expect("its address");
-        let mut url = url::Url::parse(&database.url()).expect("a URL");
-        url.set_ip_host(near.ip()).expect("a host");
-        url.set_port(Some(near.port())).expect("a port");
-        let whole = watch::Sender::new(true);
-        tokio::spawn(carry(listener, far, whole.subscribe()));
-        Self { url: url.to_string(), whole }
-    }
-
-    fn cut(&self) {
-        self.whole.send_replace(false);
-    }
-
-    fn mend(&self) {
-        self.whole.send_replace(true);
-    }
-}
-
-async fn carry(listener: TcpListener, far: String, whole: watch::Receiver<bool>) {
-    while let Ok((mut near, _)) = listener.accept().await {
-        let (far, mut whole) = (far.clone(), whole.clone());
-        tokio::spawn(async move {
-            if !*whole.borrow() {
-                return;
-            }
-            let Ok(mut far) = TcpStream::connect(&far).await else { return };
-            tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                _ = whole.wait_for(|whole| !whole) => {}
-            }
-        });
-    }
 }
 
 /// OPS-3: in production nothing migrates by itself, and the error says the command.

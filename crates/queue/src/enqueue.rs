@@ -9,17 +9,17 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::PgExecutor;
+use sqlx::{PgExecutor, Postgres, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
-use crate::{Job, JobState, TraceParent};
+use crate::{Job, JobState, Sealing, TraceParent};
 
 /// Which jobs count as the same work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unique {
-    key: String,
-    across_tenants: bool,
-    period: Option<Duration>,
+    pub(crate) key: String,
+    pub(crate) across_tenants: bool,
+    pub(crate) period: Option<Duration>,
 }
 
 impl Unique {
@@ -64,23 +64,47 @@ pub struct NewJob {
     pub args: Value,
     pub unique: Option<Unique>,
     pub trace: Option<TraceParent>,
+    /// The rate limit that it runs under; its figures come from the kind.
+    pub rate_key: Option<String>,
+    /// The unfinished batch that it joins, which grows by it. See [`crate::enqueue_batch`].
+    pub batch_id: Option<Uuid>,
+    /// Whether the arguments may be stored as they are.
+    pub sealing: Sealing,
 }
 
 impl NewJob {
+    /// A job of a kind that is known by its name only: queue `default`, one attempt. Nobody has checked the arguments, and
+    /// they are stored as they are, also if the kind is a sealed one: use [`crate::Kind::new_job`] where it may be.
+    pub fn named(kind: impl Into<String>, args: Value) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            queue: "default".to_owned(),
+            kind: kind.into(),
+            tenant: None,
+            priority: 0,
+            run_at: None,
+            max_attempts: 1,
+            args,
+            unique: None,
+            trace: None,
+            rate_key: None,
+            batch_id: None,
+            sealing: Sealing::PLAIN,
+        }
+    }
+
     /// # Panics
     /// When the arguments have no JSON form (a map with non-string keys), a mistake in the job's type.
     pub fn of<J: Job>(job: &J) -> Self {
+        let args = serde_json::to_value(job).expect("a job's arguments have a JSON form");
         Self {
-            id: Uuid::now_v7(),
             queue: J::QUEUE.to_owned(),
-            kind: J::KIND.to_owned(),
-            tenant: None,
             priority: J::PRIORITY,
-            run_at: None,
             max_attempts: J::MAX_ATTEMPTS,
-            args: serde_json::to_value(job).expect("a job's arguments have a JSON form"),
             unique: job.unique(),
-            trace: None,
+            rate_key: job.rate_limit().map(|limit| limit.key),
+            sealing: if J::SEALED { Sealing::OWED } else { Sealing::PLAIN },
+            ..Self::named(J::KIND, args)
         }
     }
 
@@ -118,40 +142,62 @@ pub async fn enqueue(db: impl PgExecutor<'_>, job: &NewJob) -> sqlx::Result<Enqu
 }
 
 /// Enqueues the jobs in one round trip; answers in their order. A duplicate is not an error: it answers the existing job.
+///
+/// # Errors
+/// Beside the database's: a job of a sealed kind has not been sealed ([`crate::Registry::seal`]).
 pub async fn enqueue_many(db: impl PgExecutor<'_>, jobs: &[NewJob]) -> sqlx::Result<Vec<Enqueued>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
+    jobs.iter().try_for_each(NewJob::check_sealed)?;
+    let rows: Vec<(Uuid, String, bool)> = bind(
+        sqlx::query_as(
+            "select id, state, duplicate
+             from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        ),
+        jobs,
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Enqueued::from_row).collect()
+}
+
+impl Enqueued {
+    pub(crate) fn from_row((id, state, duplicate): (Uuid, String, bool)) -> sqlx::Result<Self> {
+        let state = state.parse().map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        Ok(Enqueued { id, state, duplicate })
+    }
+}
+
+/// Binds the fifteen arguments of `queue.enqueue`.
+pub(crate) fn bind<'q, O>(
+    query: QueryAs<'q, Postgres, O, PgArguments>,
+    jobs: &[NewJob],
+) -> QueryAs<'q, Postgres, O, PgArguments> {
     let now = Utc::now();
     let column = |f: fn(&NewJob) -> String| jobs.iter().map(f).collect::<Vec<_>>();
     let until = |job: &NewJob| {
         let period = job.unique.as_ref()?.period?;
         Some(now + chrono::Duration::from_std(period).unwrap_or(chrono::Duration::MAX))
     };
-    let rows: Vec<(Uuid, String, bool)> = sqlx::query_as(
-        "select id, state, duplicate from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-    )
-    .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
-    .bind(column(|job| job.queue.clone()))
-    .bind(column(|job| job.kind.clone()))
-    .bind(jobs.iter().map(|job| job.tenant.clone()).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.priority).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.run_at).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| i32::try_from(job.max_attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.args.clone()).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.trace.as_ref().map(ToString::to_string)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.unique.as_ref().map(|unique| unique.key.clone())).collect::<Vec<_>>())
-    .bind(jobs.iter().map(|job| job.unique.as_ref().is_some_and(|unique| unique.across_tenants)).collect::<Vec<_>>())
-    .bind(jobs.iter().map(until).collect::<Vec<_>>())
-    .bind(may_notify(jobs, now))
-    .fetch_all(db)
-    .await?;
-    rows.into_iter()
-        .map(|(id, state, duplicate)| {
-            let state = state.parse().map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
-            Ok(Enqueued { id, state, duplicate })
-        })
-        .collect()
+    query
+        .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
+        .bind(column(|job| job.queue.clone()))
+        .bind(column(|job| job.kind.clone()))
+        .bind(jobs.iter().map(|job| job.tenant.clone()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.priority).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.run_at).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| i32::try_from(job.max_attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.args.clone()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.trace.as_ref().map(ToString::to_string)).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.unique.as_ref().map(|unique| unique.key.clone())).collect::<Vec<_>>())
+        .bind(
+            jobs.iter().map(|job| job.unique.as_ref().is_some_and(|unique| unique.across_tenants)).collect::<Vec<_>>(),
+        )
+        .bind(jobs.iter().map(until).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.rate_key.clone()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.batch_id).collect::<Vec<_>>())
+        .bind(may_notify(jobs, now))
 }
 
 /// NOTIFY takes a lock that every committing transaction waits for, so a process wakes a queue at most this often.

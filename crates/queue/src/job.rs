@@ -1,15 +1,19 @@
 //! What a job is: its arguments, its policy, its handler, and how it may end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Backoff, TraceParent, Unique};
+use crate::{Backoff, Effect, NewJob, RateLimit, Sealer, TraceParent, Unique, seal};
 
 /// A kind of job. The struct is the payload: ids and facts, never rows, because it is stored and read back later,
 /// perhaps by a newer version of the program. Put `#[serde(deny_unknown_fields)]` on it, `#[serde(default)]` on new fields.
@@ -28,9 +32,18 @@ pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
     const TIMEOUT: Duration = Duration::from_secs(300);
     /// How long the finished job can be looked up.
     const RETENTION_DAYS: u16 = 7;
+    /// Arguments, result, error texts and reasons are stored sealed, and unique keys as blind indexes; see
+    /// [`crate::Sealer`]. In clear stay the kind, the tenant, the times, the key of [`Job::rate_limit`], and what the handler
+    /// itself logs.
+    const SEALED: bool = false;
 
     fn backoff() -> Backoff {
         Backoff::default()
+    }
+
+    /// The rate limit that the job runs under, shared by all nodes and all jobs that name the same key.
+    fn rate_limit(&self) -> Option<RateLimit> {
+        None
     }
 
     /// Says which jobs count as the same work; the second enqueue of such a job answers the first.
@@ -94,14 +107,34 @@ pub struct JobInfo {
     pub max_attempts: u32,
     pub created_at: DateTime<Utc>,
     pub trace: Option<TraceParent>,
+    pub batch_id: Option<Uuid>,
 }
 
 /// What a handler gets besides its arguments. Cheap to clone.
 pub struct Ctx<A> {
     pub app: Arc<A>,
     pub job: Arc<JobInfo>,
+    pub(crate) pool: PgPool,
+    /// Of the claim that this attempt runs under.
+    pub(crate) lease: Uuid,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Option<ProgressFn>,
+    pub(crate) follow_ups: FollowUps,
+    pub(crate) sealer: Option<Arc<dyn Sealer>>,
+}
+
+/// What the handler wants enqueued with its success.
+#[derive(Clone, Default)]
+pub(crate) struct FollowUps(Arc<Mutex<Vec<NewJob>>>);
+
+impl FollowUps {
+    fn push(&self, job: NewJob) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    pub fn take(&self) -> Vec<NewJob> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 pub(crate) type ProgressFn = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
@@ -111,8 +144,12 @@ impl<A> Clone for Ctx<A> {
         Self {
             app: self.app.clone(),
             job: self.job.clone(),
+            pool: self.pool.clone(),
+            lease: self.lease,
             cancelled: self.cancelled.clone(),
             progress: self.progress.clone(),
+            follow_ups: self.follow_ups.clone(),
+            sealer: self.sealer.clone(),
         }
     }
 }
@@ -131,6 +168,44 @@ impl<A> Ctx<A> {
     /// ended without a word and the job handed back.)
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled
+    }
+
+    /// An effect on the outside world that shall happen once per key within the job's tenant, whichever attempt of whichever
+    /// job asks for it: say how unknown outcomes are told, then [`Effect::call`].
+    pub fn effect<T: Serialize + DeserializeOwned + Send>(&self, key: impl Into<String>) -> Effect<'_, T> {
+        Effect::new(&self.pool, &self.job, self.lease, key.into())
+    }
+
+    /// Takes a permit of a rate limit for a call that the handler is about to make. `Err` says when to come back: with `?`
+    /// the job is retried then; a handler that has saved its place may snooze instead.
+    pub async fn permit(&self, limit: &RateLimit) -> anyhow::Result<()> {
+        match crate::rate::take(&self.pool, limit).await? {
+            None => Ok(()),
+            Some(after) => Err(RetryAfter { after, source: None }.into()),
+        }
+    }
+
+    /// The other side said "not before": no job and no call under this key gets a permit until then.
+    pub async fn block_rate(&self, key: &str, wait: Duration) -> anyhow::Result<()> {
+        Ok(crate::rate::block(&self.pool, key, wait).await?)
+    }
+
+    /// Has a follow-up enqueued in the transaction that records this job's success ([`Verdict::Done`]): both happen or
+    /// neither. Any other end drops it: a failure, a snooze, a cancel, a discard, a lost lease. Several are enqueued
+    /// together, in the order of the calls.
+    ///
+    /// Tenant and trace are this job's unless the follow-up has its own. A follow-up whose unique key is taken is no error;
+    /// it may have this job's own key, which is free again by then. One of a sealed kind is sealed here. One that the
+    /// database refuses fails this attempt.
+    pub fn then(&self, mut job: NewJob) {
+        job.tenant = job.tenant.or_else(|| self.job.tenant.clone());
+        job.trace = job.trace.or_else(|| self.job.trace.clone());
+        self.follow_ups.push(job);
+    }
+
+    /// Seals a job of a sealed kind that the handler enqueues by itself; see [`crate::Registry::seal`].
+    pub fn seal(&self, job: NewJob) -> anyhow::Result<NewJob> {
+        seal::seal_job(self.sealer.as_ref(), job)
     }
 
     /// Reports `done` of `total` units, for whoever watches (`job run` draws a bar). Free when nobody does.

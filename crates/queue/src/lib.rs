@@ -5,23 +5,48 @@
 //! at least once, every outcome is fenced by the lease of its claim, and finished jobs leave the hot table in the
 //! statement that records them.
 
+// The support of the tests outside, used inside too, knows the crate by its name.
+#[cfg(test)]
+extern crate self as backroom_queue;
+
 mod backoff;
+mod batch;
+pub mod bulk;
 mod control;
+mod dump;
+mod effect;
 mod enqueue;
+mod explain;
 mod inspect;
 mod job;
+mod ledger;
+mod rate;
 mod registry;
 pub mod scheduler;
+mod seal;
 pub mod testing;
 mod trace;
 mod worker;
 
 pub use backoff::Backoff;
-pub use control::{CancelOutcome, RetryOutcome, cancel, hold_tenant, pause, release_tenant, resume, retry};
+pub use batch::{Batch, BatchFilter, EnqueuedBatch, NewBatch, batches, enqueue_batch, find_batch};
+pub use control::{
+    CancelOutcome, DiscardOutcome, Limits, RetryOutcome, cancel, discard, hold_tenant, limit, limits, pause,
+    release_tenant, resume, retry,
+};
+pub use dump::{Change, Dump, Lease, Rules, dump};
+pub use effect::{CallError, Effect, EffectError, Reconciled, Tried};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
-pub use inspect::{AttemptError, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
+pub use explain::{Reason, Why, explain};
+pub use inspect::{AttemptError, COUNT_AT_MOST, JobFilter, JobRecord, QueueStats, find, list, queue_stats};
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
+pub use ledger::{
+    Answered, EffectAnswer, EffectFilter, EffectRecord, EffectState, answer_effect, effect_id, effects, effects_done,
+    effects_of, find_effect, prune_effects,
+};
+pub use rate::{RateLimit, RateState, fix_rate_limit, forget_rate_limit, rate_limit, rate_limit_page, rate_limits};
 pub use registry::{ArgsError, Kind, Registry};
+pub use seal::{SealedPlace, Sealer, Sealing, in_sealed_job};
 pub use trace::TraceParent;
 pub use worker::{Outcome, Worker, WorkerConfig, run_inline};
 

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use schemars::Schema;
 use serde_json::Value;
 
-use crate::{Backoff, Ctx, Job, JobResult, NewJob};
+use crate::{Backoff, Ctx, Job, JobResult, NewJob, RateLimit, Sealer, seal};
 
 type RunFn<A> = fn(Value, Ctx<A>) -> Result<BoxFuture<'static, JobResult>, ArgsError>;
 type DiscardedFn<A> = fn(Value, Ctx<A>, String) -> Result<BoxFuture<'static, anyhow::Result<()>>, ArgsError>;
@@ -20,9 +20,12 @@ pub struct Kind<A> {
     pub timeout: Duration,
     pub retention_days: u16,
     pub backoff: Backoff,
+    /// See [`Job::SEALED`].
+    pub sealed: bool,
     /// JSON schema (2020-12) of the arguments; its `description` is the struct's doc comment.
     pub schema: Schema,
     new_job: fn(Value) -> Result<NewJob, ArgsError>,
+    pub(crate) rate_limit: fn(Value) -> Option<RateLimit>,
     pub(crate) run: RunFn<A>,
     pub(crate) discarded: DiscardedFn<A>,
 }
@@ -37,8 +40,10 @@ impl<A: Send + Sync + 'static> Kind<A> {
             timeout: J::TIMEOUT,
             retention_days: J::RETENTION_DAYS,
             backoff: J::backoff(),
+            sealed: J::SEALED,
             schema: schemars::schema_for!(J),
             new_job: |args| Ok(NewJob::of(&decode::<J>(args)?)),
+            rate_limit: |args| decode::<J>(args).ok()?.rate_limit(),
             run: |args, ctx| Ok(Box::pin(decode::<J>(args)?.run(ctx))),
             discarded: |args, ctx, reason| Ok(Box::pin(decode::<J>(args)?.discarded(ctx, reason))),
         }
@@ -62,7 +67,12 @@ fn decode<J: Job>(args: Value) -> Result<J, ArgsError> {
     }
     serde_path_to_error::deserialize(args).map_err(|e| {
         let path = e.path().to_string();
-        ArgsError { path: if path == "." { String::new() } else { path }, message: e.into_inner().to_string() }
+        let mut message = e.into_inner().to_string();
+        // Serde's other messages quote the value.
+        if J::SEALED && !["missing field", "unknown field", "duplicate field"].iter().any(|s| message.starts_with(s)) {
+            "is not what the kind's schema says".clone_into(&mut message);
+        }
+        ArgsError { path: if path == "." { String::new() } else { path }, message }
     })
 }
 
@@ -78,11 +88,12 @@ pub struct ArgsError {
 /// All kinds that this host knows, by name.
 pub struct Registry<A> {
     kinds: BTreeMap<&'static str, Arc<Kind<A>>>,
+    sealer: Option<Arc<dyn Sealer>>,
 }
 
 impl<A> Default for Registry<A> {
     fn default() -> Self {
-        Self { kinds: BTreeMap::new() }
+        Self { kinds: BTreeMap::new(), sealer: None }
     }
 }
 
@@ -100,6 +111,26 @@ impl<A: Send + Sync + 'static> Registry<A> {
         let previous = self.kinds.insert(J::KIND, Arc::new(Kind::of::<J>()));
         assert!(previous.is_none(), "job kind {} is registered twice", J::KIND);
         self
+    }
+
+    /// Brings the keys of sealed kinds ([`Job::SEALED`]): without it their jobs are neither enqueued nor run.
+    #[must_use]
+    pub fn sealed_by(mut self, sealer: Arc<dyn Sealer>) -> Self {
+        self.sealer = Some(sealer);
+        self
+    }
+
+    pub(crate) fn sealer(&self) -> Option<&Arc<dyn Sealer>> {
+        self.sealer.as_ref()
+    }
+
+    /// Seals a job of a sealed kind; any other is answered as it came. The last thing to do before it is enqueued: what is
+    /// sealed is bound to the job's id, tenant and unique key. Every door that takes a kind by its name does this.
+    ///
+    /// # Errors
+    /// There is no sealer, or it refuses: it lacks a key.
+    pub fn seal(&self, job: NewJob) -> anyhow::Result<NewJob> {
+        seal::seal_job(self.sealer.as_ref(), job)
     }
 
     pub fn get(&self, kind: &str) -> Option<&Arc<Kind<A>>> {

@@ -62,6 +62,7 @@ pub async fn run_twice<A: Send + Sync + 'static>(
     tables: &[&str],
 ) -> anyhow::Result<[(Outcome, Vec<Value>); 2]> {
     let inline = Inline::new(pool, registry, app);
+    let job = registry.seal(job)?;
     let id = crate::enqueue(pool, &job).await?.id;
     let first = inline.run_waiting(id).await?.ok_or_else(|| anyhow::anyhow!("job {id} was not there to run"))?;
     let after_first = snapshot(pool, tables).await?;

@@ -413,10 +413,10 @@ async fn the_jobs_of_a_lost_worker_come_back_and_the_attempt_is_counted() {
     let app = App::new();
     let lost = put(&db, act(Does::Done, "")).await;
     let spent = put(&db, act(Does::Done, "")).await;
-    // A worker claimed both and was killed; one of them was on its last attempt.
+    // A worker ran both and was killed; one of them was on its last attempt.
     sqlx::query(
         "update queue.jobs set state = 'running', lease = gen_random_uuid(), lease_until = now() - interval '1 ms',
-                worker = 'gone', attempt = case when id = $1 then 1 else 3 end",
+                worker = 'gone', begun_at = now(), attempt = case when id = $1 then 1 else 3 end",
     )
     .bind(lost)
     .execute(&db.pool)
@@ -618,7 +618,8 @@ async fn the_door_lets_a_tenants_caller_enqueue_for_that_tenant_only() {
     }
     let padded = sqlx::query(
         "select * from queue.enqueue(array[gen_random_uuid()], '{default}', '{test.act}', '{}', '{0}', array[null::timestamptz],
-                '{1}', array['{}'::jsonb], array[null::text], array[null::text], '{false}', array[null::timestamptz], false)",
+                '{1}', array['{}'::jsonb], array[null::text], array[null::text], '{false}', array[null::timestamptz], array[null::text],
+                array[null::uuid], false)",
     );
     let refused = padded.execute(&db.pool).await.unwrap_err();
     assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("22023"), "{refused}");

@@ -3,11 +3,18 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use backroom_queue::{
     Ctx, Job, JobResult, Registry, Unique, Verdict, registry,
-    scheduler::{self, CATCH_UP_LIMIT, Decision, Firing, Scheduler, Schedules, TenantZone, Tenants},
+    scheduler::{
+        self, CATCH_UP_LIMIT, Decision, Firing, Overlap, Period, PeriodError, Scheduler, Schedules, TenantZone,
+        Tenants, Verification, VerifyError, WallClock,
+    },
+    testing,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
@@ -51,8 +58,35 @@ impl Job for Sweep {
     }
 }
 
+/// Ends as it is told.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct End {
+    how: How,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum How {
+    Snooze,
+    Fail,
+    Discard,
+}
+
+impl Job for End {
+    type App = ();
+    const KIND: &'static str = "test.end";
+
+    async fn run(self, _: Ctx<()>) -> JobResult {
+        match self.how {
+            How::Snooze => Ok(Verdict::Snooze(Duration::from_secs(3_600))),
+            How::Fail => anyhow::bail!("as told"),
+            How::Discard => Ok(Verdict::Discard("as told".to_owned())),
+        }
+    }
+}
+
 fn kinds() -> Registry<()> {
-    registry![Tidy, Sweep]
+    registry![Tidy, Sweep, End]
 }
 
 fn schedules(text: &str) -> Schedules {
@@ -123,6 +157,8 @@ fn an_invalid_file_names_the_line_and_the_schedule() {
         ("cron = \"0 9 * * *\"\nper_tenant = true\ntime_zone = \"UTC\"", 8, Some("first"), "remove time_zone"),
         ("cron = \"0 9 * * *\"\nmised = \"skip\"", 7, Some("first"), "unknown field `mised`"),
         ("cron = \"0 9 * * *\"\nmissed = \"never\"", 7, Some("first"), "unknown variant `never`"),
+        ("cron = \"0 9 * * *\"\noverlap = \"cancel\"", 7, Some("first"), "unknown variant `cancel`"),
+        ("cron = \"0 9 * * *\"\noverlap = true", 7, Some("first"), ""),
         ("cron = \"0 9 * * *\"\nargs = { depth = 999 }", 7, Some("first"), "at depth: invalid value"),
         ("cron = \"0 9 * * *\"\n[schedule.args]\ndepth = 1\ndeep = 2", 9, Some("first"), "unknown field `deep`"),
         (
@@ -135,7 +171,7 @@ fn an_invalid_file_names_the_line_and_the_schedule() {
             "cron = \"0 9 * * *\"\n[[schedule]]\nname = \"second\"\nkind = \"test.none\"\ncron = \"@daily\"",
             9,
             Some("second"),
-            "known are test.sweep, test.tidy",
+            "known are test.end, test.sweep, test.tidy",
         ),
         (
             "cron = \"0 9 * * *\"\n[[schedule]]\nname = \"second\"\ncron = \"@daily\"",
@@ -520,6 +556,480 @@ async fn a_running_scheduler_rides_out_a_database_that_goes_away() {
     .await
     .unwrap();
     assert_eq!((ticks, jobs), (seconds, seconds));
+    db.close().await;
+}
+
+/// An hourly schedule that skips overlaps.
+fn hourly(more: &str) -> Schedules {
+    let defaults = "[[schedule]]\nname = \"hourly\"\ncron = \"0 * * * *\"\noverlap = \"skip\"";
+    schedules(&format!("{defaults}\n{more}"))
+}
+
+async fn run_jobs(db: &Database) {
+    testing::drain(&db.pool, &Arc::new(kinds()), Arc::new(()), "default").await.unwrap();
+}
+
+/// CRON-5
+#[test]
+fn overlaps_are_queued_unless_the_schedule_says_otherwise() {
+    assert_eq!(nightly("skip").get("nightly").unwrap().overlap, Overlap::Queue);
+    assert_eq!(hourly("kind = \"test.tidy\"").get("hourly").unwrap().overlap, Overlap::Skip);
+    let queue = schedules("[[schedule]]\nname = \"q\"\nkind = \"test.tidy\"\ncron = \"@hourly\"\noverlap = \"queue\"");
+    assert_eq!(queue.get("q").unwrap().overlap, Overlap::Queue);
+}
+
+/// CRON-5
+#[tokio::test]
+async fn a_tick_is_skipped_while_the_job_of_the_tick_before_is_unfinished() {
+    for (kind, then) in [
+        ("kind = \"test.tidy\"", Decision::Enqueued),
+        ("kind = \"test.end\"\nargs = { how = \"discard\" }", Decision::Enqueued),
+        // Snoozed, and waiting for its next attempt: both are unfinished.
+        ("kind = \"test.end\"\nargs = { how = \"snooze\" }", Decision::Overlap),
+        ("kind = \"test.end\"\nargs = { how = \"fail\" }", Decision::Overlap),
+    ] {
+        let db = Database::new().await;
+        let all = hourly(kind);
+        let scheduler = node(&db, &all, &TenantList::default());
+        scheduler.beat(at("2026-01-01T00:30:00Z")).await.unwrap();
+        let first = scheduler.beat(at("2026-01-01T01:00:00Z")).await.unwrap();
+        assert_eq!(first[0].decision, Decision::Enqueued);
+
+        for hour in ["2026-01-01T02:00:00Z", "2026-01-01T03:00:00Z"] {
+            let skipped = scheduler.beat(at(hour)).await.unwrap();
+            let seen = (skipped[0].decision, skipped[0].job_id, skipped[0].blocked_by);
+            assert_eq!(seen, (Decision::Overlap, None, first[0].job_id), "{kind}");
+        }
+        run_jobs(&db).await;
+        let next = scheduler.beat(at("2026-01-01T04:00:00Z")).await.unwrap();
+        assert_eq!(next[0].decision, then, "{kind}");
+
+        let rows: Vec<(String, Option<Uuid>, Option<Uuid>)> =
+            sqlx::query_as("select outcome, job_id, blocked_by from queue.schedule_ticks order by tick_at limit 2")
+                .fetch_all(&db.pool)
+                .await
+                .unwrap();
+        assert_eq!(
+            rows,
+            [("enqueued".to_owned(), first[0].job_id, None), ("overlap".to_owned(), None, first[0].job_id)]
+        );
+        let mut conn = db.pool.acquire().await.unwrap();
+        let list = scheduler::list(&mut conn, &all, &[], at("2026-01-01T04:10:00Z")).await.unwrap();
+        let outcome = if then == Decision::Enqueued { "enqueued" } else { "overlap" };
+        assert_eq!((list[0].overlap, list[0].last_outcome.as_deref()), (Overlap::Skip, Some(outcome)));
+        let ticks = scheduler::recent_ticks(&mut *conn, all.get("hourly").unwrap(), None, 3).await.unwrap();
+        let hours: Vec<_> = ticks.iter().map(|tick| (tick.tick_at.format("%H").to_string(), tick.blocked_by)).collect();
+        assert_eq!(hours[1..], [("03".to_owned(), first[0].job_id), ("02".to_owned(), first[0].job_id)]);
+        drop(conn);
+        db.close().await;
+    }
+}
+
+/// CRON-5: whether the job before is unfinished is asked under the lock of the cursor.
+#[tokio::test]
+async fn a_scheduler_that_waited_for_another_sees_the_job_that_it_enqueued() {
+    let db = Database::new().await;
+    let all = hourly("kind = \"test.tidy\"");
+    let scheduler = node(&db, &all, &TenantList::default());
+    scheduler.beat(at("2026-01-01T00:30:00Z")).await.unwrap();
+    // The other one is in the middle of the tick at one o'clock.
+    let mut other = db.pool.begin().await.unwrap();
+    other.execute("select from queue.schedule_cursors for update").await.unwrap();
+    let beat = tokio::spawn(async move { scheduler.beat(at("2026-01-01T02:00:00Z")).await.unwrap() });
+    db.until(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        1,
+    )
+    .await;
+    let job = scheduler::run_now(&mut other, all.get("hourly").unwrap(), &[]).await.unwrap()[0].id;
+    sqlx::query(
+        "with moved as (update queue.schedule_cursors set decided_until = '2026-01-01T01:00Z')
+         insert into queue.schedule_ticks (schedule, tenant, tick_at, job_id, outcome)
+         values ('hourly', '', '2026-01-01T01:00Z', $1, 'enqueued')",
+    )
+    .bind(job)
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    other.commit().await.unwrap();
+
+    let firings = beat.await.unwrap();
+
+    assert_eq!((firings.len(), firings[0].decision, firings[0].blocked_by), (1, Decision::Overlap, Some(job)));
+    assert_eq!(jobs(&db).await, 1);
+    db.close().await;
+}
+
+/// CRON-5
+#[tokio::test]
+async fn schedulers_that_beat_at_once_skip_an_overlap_alike() {
+    let db = Database::new().await;
+    let all = hourly("kind = \"test.tidy\"\nper_tenant = true\nmissed = \"run_each\"");
+    let tenants = TenantList::of(&[("acme", Tz::UTC), ("birch", Tz::UTC), ("cedar", Tz::UTC)]);
+    let nodes: Vec<_> = (0..4).map(|_| node(&db, &all, &tenants)).collect();
+    let start = at("2026-01-01T00:30:00Z");
+    nodes[0].beat(start).await.unwrap();
+
+    // Each node is an hour ahead of the one before: they owe different ticks, and decide them in any order.
+    let mut firings = Vec::new();
+    for round in 0..4 {
+        let beats =
+            nodes.iter().zip(0..).map(|(node, ahead)| node.beat(start + TimeDelta::hours(1 + round * 4 + ahead)));
+        for fired in futures::future::join_all(beats).await {
+            firings.extend(fired.unwrap());
+        }
+    }
+
+    assert_eq!(firings.len(), 16 * 3, "each tick was decided once");
+    let enqueued: Vec<_> = firings.iter().filter(|firing| firing.decision == Decision::Enqueued).collect();
+    let mut who: Vec<_> = enqueued.iter().map(|firing| (firing.tenant.as_deref().unwrap(), firing.tick_at)).collect();
+    who.sort_unstable();
+    let one = at("2026-01-01T01:00:00Z");
+    assert_eq!(who, [("acme", one), ("birch", one), ("cedar", one)]);
+    for firing in &firings {
+        let own = enqueued.iter().find(|first| first.tenant == firing.tenant).unwrap();
+        assert_eq!(firing.blocked_by, own.job_id.filter(|_| firing.decision == Decision::Overlap));
+    }
+    assert_eq!(jobs(&db).await, 3);
+    db.close().await;
+}
+
+/// CRON-5
+#[tokio::test]
+async fn an_overlap_is_one_tenants_own_and_outlives_its_absence() {
+    let db = Database::new().await;
+    let all = hourly("kind = \"test.tidy\"\nper_tenant = true");
+    let both = [("acme", Tz::UTC), ("birch", Tz::UTC)];
+    let tenants = TenantList::of(&both);
+    let scheduler = node(&db, &all, &tenants);
+    scheduler.beat(at("2026-01-01T00:30:00Z")).await.unwrap();
+    let first = scheduler.beat(at("2026-01-01T01:00:00Z")).await.unwrap();
+    let birch = first.iter().find(|firing| firing.tenant.as_deref() == Some("birch")).unwrap().job_id.unwrap();
+    backroom_queue::cancel(&mut db.pool.acquire().await.unwrap(), birch, None, "not needed").await.unwrap();
+    let outcome = |firings: &[Firing]| firings.iter().map(|firing| firing.decision).collect::<Vec<_>>();
+
+    let second = scheduler.beat(at("2026-01-01T02:00:00Z")).await.unwrap();
+    assert_eq!(outcome(&second), [Decision::Overlap, Decision::Enqueued]);
+
+    // Suspended, its jobs held; and back, with a new cursor.
+    tenants.set(&[("birch", Tz::UTC)]);
+    scheduler.beat(at("2026-01-01T03:00:00Z")).await.unwrap();
+    tenants.set(&both);
+    scheduler.beat(at("2026-01-01T03:30:00Z")).await.unwrap();
+    let back = scheduler.beat(at("2026-01-01T04:00:00Z")).await.unwrap();
+    assert_eq!(outcome(&back), [Decision::Overlap, Decision::Overlap]);
+    assert_eq!(back[0].blocked_by, first[0].job_id);
+    db.close().await;
+}
+
+/// CRON-3, CRON-5
+#[tokio::test]
+async fn of_missed_ticks_that_are_made_good_together_only_the_first_runs() {
+    for (kind, first_decision) in [("test.tidy", Decision::Enqueued), ("test.sweep", Decision::Duplicate)] {
+        let db = Database::new().await;
+        let all = hourly(&format!("kind = \"{kind}\"\nmissed = \"run_each\""));
+        let scheduler = node(&db, &all, &TenantList::default());
+        scheduler.beat(at("2026-01-01T00:30:00Z")).await.unwrap();
+        if first_decision == Decision::Duplicate {
+            scheduler::run_now(&mut db.pool.acquire().await.unwrap(), all.get("hourly").unwrap(), &[]).await.unwrap();
+        }
+
+        let firings = scheduler.beat(at("2026-01-01T03:30:00Z")).await.unwrap();
+
+        let job = firings[0].job_id;
+        let seen: Vec<_> = firings.iter().map(|firing| (firing.decision, firing.job_id, firing.blocked_by)).collect();
+        let skipped = (Decision::Overlap, None, job);
+        assert_eq!(seen, [(first_decision, job, None), skipped, skipped]);
+        let existing: Uuid = sqlx::query_scalar("select id from queue.jobs").fetch_one(&db.pool).await.unwrap();
+        assert_eq!(job, Some(existing));
+        let wrong = "select count(*) from queue.schedule_ticks t
+                     where not exists (select from queue.jobs j where j.id = coalesce(t.job_id, t.blocked_by))";
+        assert_eq!(db.count(wrong).await, 0);
+        db.close().await;
+    }
+}
+
+fn period(from: &str, to: &str) -> Period {
+    Period { from: from.parse().unwrap(), to: to.parse().unwrap() }
+}
+
+async fn verified(
+    db: &Database,
+    all: &Schedules,
+    name: &str,
+    tenants: &TenantList,
+    (from, to): (&str, &str),
+    now: &str,
+) -> Verification {
+    let tenants = tenants.schedule_tenants().await.unwrap();
+    let mut conn = db.pool.acquire().await.unwrap();
+    scheduler::verify(&mut conn, all.get(name).unwrap(), &tenants, period(from, to), at(now), 10_000).await.unwrap()
+}
+
+/// Each firing and each clock change in its place: `local offset`, or `before > after` of the offset.
+fn timeline(verification: &Verification) -> Vec<String> {
+    let note = |clock: WallClock| match clock {
+        WallClock::Once => "",
+        WallClock::JumpedOver => " jumped over",
+        WallClock::FirstPass => " first",
+        WallClock::SecondPass => " second",
+    };
+    let firings = verification.firings.iter().map(|firing| {
+        assert_eq!(firing.at, firing.local.to_utc());
+        (firing.at, 1, format!("{}{}", firing.local.format("%d %H:%M %:z"), note(firing.wall_clock)))
+    });
+    let changes = verification.clock_changes.iter().map(|c| (c.at, 0, format!("{} > {}", c.before, c.after)));
+    let mut lines: Vec<_> = firings.chain(changes).collect();
+    lines.sort();
+    lines.into_iter().map(|(.., line)| line).collect()
+}
+
+/// CRON-4, CRON-5
+#[tokio::test]
+async fn every_firing_over_a_clock_change_is_shown_and_the_change_between_them() {
+    let db = Database::new().await;
+    for (zone, cron, days, want) in [
+        (
+            "Europe/Stockholm",
+            "30 2 * * *",
+            ("2026-03-28", "2026-03-31"),
+            vec!["28 02:30 +01:00", "+01:00 > +02:00", "29 03:00 +02:00 jumped over", "30 02:30 +02:00"],
+        ),
+        (
+            "Europe/Stockholm",
+            "30 2 * * *",
+            ("2026-10-24", "2026-10-27"),
+            vec!["24 02:30 +02:00", "25 02:30 +02:00 first", "+02:00 > +01:00", "26 02:30 +01:00"],
+        ),
+        (
+            "Europe/Stockholm",
+            "0 * * * *",
+            ("2026-10-25T00:00:00Z", "2026-10-25T03:00:00Z"),
+            vec!["25 02:00 +02:00 first", "+02:00 > +01:00", "25 02:00 +01:00 second", "25 03:00 +01:00"],
+        ),
+        // South of the equator the year's first change goes back.
+        (
+            "America/Santiago",
+            "30 23 * * *",
+            ("2026-04-03", "2026-04-06"),
+            vec!["03 23:30 -03:00", "04 23:30 -03:00 first", "-03:00 > -04:00", "05 23:30 -04:00"],
+        ),
+        // Midnight itself does not exist: the day begins at one.
+        (
+            "America/Santiago",
+            "0 0 * * *",
+            ("2026-09-05", "2026-09-08"),
+            vec!["05 00:00 -04:00", "-04:00 > -03:00", "06 01:00 -03:00 jumped over", "07 00:00 -03:00"],
+        ),
+        // Half an hour.
+        (
+            "Australia/Lord_Howe",
+            "10 2 * * *",
+            ("2026-10-03", "2026-10-06"),
+            vec!["03 02:10 +10:30", "+10:30 > +11:00", "04 02:30 +11:00 jumped over", "05 02:10 +11:00"],
+        ),
+        (
+            "Australia/Lord_Howe",
+            "*/30 1 * * *",
+            ("2026-04-04", "2026-04-06"),
+            vec!["04 01:00 +11:00", "04 01:30 +11:00", "05 01:00 +11:00", "05 01:30 +11:00 first", "+11:00 > +10:30"],
+        ),
+        // A whole day is left out.
+        (
+            "Pacific/Apia",
+            "0 9 * * *",
+            ("2011-12-29", "2012-01-01"),
+            vec!["29 09:00 -10:00", "-10:00 > +14:00", "31 00:00 +14:00 jumped over", "31 09:00 +14:00"],
+        ),
+        ("UTC", "0 0 1 * *", ("2026-01-02", "2026-02-01"), vec![]),
+    ] {
+        let all = schedules(&format!(
+            "[[schedule]]\nname = \"s\"\nkind = \"test.tidy\"\ncron = \"{cron}\"\ntime_zone = \"{zone}\""
+        ));
+        let seen = verified(&db, &all, "s", &TenantList::default(), days, "2000-01-01T00:00:00Z").await;
+        assert_eq!(timeline(&seen), want, "{cron} in {zone}");
+        assert!(seen.firings.iter().all(|firing| firing.expected && firing.outcomes.is_empty()));
+    }
+    db.close().await;
+}
+
+/// CRON-5: what is foretold is what the beat decides, whatever the steps of its clock.
+#[tokio::test]
+async fn what_verify_foretells_is_what_the_beat_enqueues() {
+    let db = Database::new().await;
+    let zones = ["Europe/Stockholm", "America/Santiago", "Australia/Lord_Howe"];
+    let crons = ["30 2 * * *", "*/20 1-3 * * *", "0 */3 * * *", "15 0,2,23 * * *", "45 1 * * sun"];
+    let entry = |(n, (zone, cron)): (usize, (&str, &str))| {
+        format!(
+            "[[schedule]]\nname = \"s{n}\"\nkind = \"test.tidy\"\nmissed = \"run_each\"\ntime_zone = \"{zone}\"\ncron = \"{cron}\"\n"
+        )
+    };
+    let pairs = zones.iter().flat_map(|zone| crons.iter().map(move |cron| (*zone, *cron)));
+    let all = schedules(&pairs.enumerate().map(entry).collect::<String>());
+    let nobody = TenantList::default();
+    for (from, to) in
+        [("2026-03-27T00:00:00Z", "2026-04-06T00:00:00Z"), ("2026-10-02T00:00:00Z", "2026-10-05T00:00:00Z")]
+    {
+        db.pool.execute("truncate queue.schedule_cursors, queue.schedule_ticks").await.unwrap();
+        let foretold = all.iter().map(|s| verified(&db, &all, &s.name, &nobody, (from, to), "2000-01-01T00:00:00Z"));
+        let foretold = futures::future::join_all(foretold).await;
+        let scheduler = node(&db, &all, &nobody);
+        let (mut now, mut step) = (at(from) - TimeDelta::seconds(1), 0);
+        while now < at(to) {
+            scheduler.beat(now).await.unwrap();
+            // 1 minute to 9 hours, in no order.
+            step = (step * 7 + 11) % 541;
+            now += TimeDelta::minutes(1 + step);
+        }
+        scheduler.beat(at(to) - TimeDelta::milliseconds(1)).await.unwrap();
+
+        for (schedule, foretold) in all.iter().zip(foretold) {
+            let decided: Vec<DateTime<Utc>> =
+                sqlx::query_scalar("select tick_at from queue.schedule_ticks where schedule = $1 order by tick_at")
+                    .bind(&schedule.name)
+                    .fetch_all(&db.pool)
+                    .await
+                    .unwrap();
+            let expected: Vec<_> = foretold.firings.iter().map(|firing| firing.at).collect();
+            assert!(!expected.is_empty());
+            assert_eq!(decided, expected, "{} {:?}", schedule.cron.as_str(), schedule.time_zone);
+            let seen = verified(&db, &all, &schedule.name, &nobody, (from, to), to).await;
+            assert!(seen.firings.iter().all(|f| f.expected && f.outcomes[0].outcome == "enqueued"), "{seen:?}");
+        }
+    }
+    db.close().await;
+}
+
+/// What became of each firing: `day hour: outcome …`, unexpected ones with a question mark.
+fn fates(verification: &Verification) -> Vec<String> {
+    let fate = |firing: &scheduler::VerifiedFiring| {
+        let outcomes = firing.outcomes.iter().map(|outcome| match outcome.tenants.as_slice() {
+            [] => outcome.outcome.clone(),
+            tenants => format!("{} {}", outcome.outcome, tenants.join(" ")),
+        });
+        let mark = if firing.expected { "" } else { "?" };
+        format!("{}{mark}: {}", firing.at.format("%d %H"), outcomes.collect::<Vec<_>>().join(", "))
+    };
+    verification.firings.iter().map(fate).collect()
+}
+
+/// CRON-5
+#[tokio::test]
+async fn what_should_have_fired_is_compared_with_what_did() {
+    let db = Database::new().await;
+    let (all, nobody) = (nightly("skip"), TenantList::default());
+    let scheduler = node(&db, &all, &nobody);
+    scheduler.beat(at("2026-01-02T12:00:00Z")).await.unwrap();
+    let enqueued = scheduler.beat(at("2026-01-03T02:00:00Z")).await.unwrap();
+    scheduler.beat(at("2026-01-04T08:00:00Z")).await.unwrap();
+    scheduler::pause(&db.pool, "nightly", at("2026-01-04T09:00:00Z")).await.unwrap();
+    scheduler.beat(at("2026-01-05T02:00:00Z")).await.unwrap();
+    scheduler::resume(&db.pool, "nightly", at("2026-01-05T09:00:00Z")).await.unwrap();
+    scheduler.beat(at("2026-01-06T02:00:00Z")).await.unwrap();
+    // Somebody lost a row, and the schedule once had another hour.
+    db.pool
+        .execute(
+            "delete from queue.schedule_ticks where tick_at = '2026-01-06T02:00Z';
+             insert into queue.schedule_ticks (schedule, tenant, tick_at) values ('nightly', '', '2026-01-06T04:00Z')",
+        )
+        .await
+        .unwrap();
+
+    let days = ("2026-01-01", "2026-01-09");
+    let seen = verified(&db, &all, "nightly", &nobody, days, "2026-01-07T08:00:00Z").await;
+    let want = [
+        "01 02: unrecorded",
+        "02 02: unrecorded",
+        "03 02: enqueued",
+        "04 02: missed",
+        "05 02: paused",
+        "06 02: missing",
+        "06 04?: skipped",
+        "07 02: owed",
+        "08 02: ",
+    ];
+    assert_eq!(fates(&seen), want);
+    assert_eq!(seen.firings[2].outcomes[0].job_id, enqueued[0].job_id);
+    // After 90 days ticks are forgotten, and that is nobody's fault.
+    let later = verified(&db, &all, "nightly", &nobody, ("2026-01-06", "2026-01-07"), "2026-06-01T00:00:00Z").await;
+    assert_eq!(fates(&later)[0], "06 02: unrecorded");
+    db.close().await;
+}
+
+/// CRON-5
+#[tokio::test]
+async fn a_schedule_per_tenant_is_verified_in_each_zone_and_for_each_tenant() {
+    let db = Database::new().await;
+    let all =
+        schedules("[[schedule]]\nname = \"daily\"\nkind = \"test.tidy\"\ncron = \"0 9 * * *\"\nper_tenant = true");
+    let tenants = TenantList::of(&[
+        ("acme", Tz::Europe__Stockholm),
+        ("birch", Tz::Europe__Stockholm),
+        ("cedar", Tz::America__New_York),
+    ]);
+    let scheduler = node(&db, &all, &tenants);
+    for now in ["2026-03-28T00:00:00Z", "2026-03-28T08:00:00Z", "2026-03-28T13:00:00Z"] {
+        scheduler.beat(at(now)).await.unwrap();
+    }
+    db.pool.execute("delete from queue.schedule_ticks where tenant = 'birch'").await.unwrap();
+    let (days, now) = (("2026-03-28", "2026-03-30"), "2026-03-28T20:00:00Z");
+
+    let seen = verified(&db, &all, "daily", &tenants, days, now).await;
+    assert_eq!(fates(&seen), ["28 08: enqueued acme, missing birch", "28 13: enqueued cedar", "29 07: ", "29 13: "]);
+    let locals: Vec<_> = seen.firings.iter().map(|f| (f.local.format("%H:%M").to_string(), f.time_zone)).collect();
+    assert!(locals.iter().all(|(local, _)| local == "09:00"), "{locals:?}");
+    assert_eq!((seen.clock_changes.len(), seen.clock_changes[0].time_zone), (1, Tz::Europe__Stockholm));
+
+    let listed = tenants.schedule_tenants().await.unwrap();
+    let daily = all.get("daily").unwrap();
+    let mut conn = db.pool.acquire().await.unwrap();
+    let one = scheduler::verify(&mut conn, daily, &listed[2..], period(days.0, days.1), at(now), 100).await.unwrap();
+    assert_eq!(fates(&one), ["28 13: enqueued cedar", "29 13: "]);
+
+    // In pages of one instant, nothing is lost and nothing comes twice.
+    let (mut from, mut paged) = (days.0.parse().unwrap(), Vec::new());
+    loop {
+        let period = Period { from, to: days.1.parse().unwrap() };
+        let page = scheduler::verify(&mut conn, daily, &listed, period, at(now), 1).await.unwrap();
+        assert_eq!(page.firings.len(), 1);
+        paged.extend(page.firings);
+        let Some(next) = page.next_from else { break };
+        from = scheduler::Moment::Instant(next);
+    }
+    assert_eq!(paged, seen.firings);
+    assert!(
+        scheduler::verify(&mut conn, daily, &[], period(days.0, days.1), at(now), 1).await.unwrap().firings.is_empty()
+    );
+    drop(conn);
+    db.close().await;
+}
+
+/// CRON-5
+#[tokio::test]
+async fn a_period_that_makes_no_sense_is_refused() {
+    for text in ["", "tomorrow", "2026-02-30", "2026-03-29 02:00", "2026-03-29T02:00:00", "1969-12-31", "2201-01-01"] {
+        assert!(text.parse::<scheduler::Moment>().is_err(), "{text:?} was accepted");
+    }
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    let all = nightly("skip");
+    for (from, to, error) in [
+        ("2026-03-29", "2026-03-29", PeriodError::Empty),
+        ("2026-03-29T00:00:00Z", "2026-03-28T23:59:59Z", PeriodError::Empty),
+        ("2026-01-01", "2036-06-01", PeriodError::TooLong),
+    ] {
+        let refused = scheduler::verify(
+            &mut conn,
+            all.get("nightly").unwrap(),
+            &[],
+            period(from, to),
+            at("2026-01-01T00:00:00Z"),
+            1,
+        );
+        let refused = refused.await.unwrap_err();
+        assert!(matches!(refused, VerifyError::Period(e) if e == error), "{from} {to}: {refused}");
+    }
+    drop(conn);
     db.close().await;
 }
 

@@ -84,7 +84,7 @@ async fn clear_one(session: &Session, organization: &Organization, number: &str)
     let mut tx = tenant::begin(&session.db, organization).await?;
     let invoice = invoices::by_number(&mut tx, number).await?;
     let invoice = invoice.ok_or_else(|| not_found(format!("{} has no invoice `{number}`", organization.slug)))?;
-    let cleared = clear(session, &mut tx, invoice).await?;
+    let cleared = clear(session, &mut tx, organization, invoice).await?;
     tx.commit().await?;
     cleared.ok_or_else(|| not_found(format!("no reminder of invoice `{number}` has failed; there is nothing to clear")))
 }
@@ -98,15 +98,21 @@ async fn clear_all(session: &Session, organization: &Organization) -> anyhow::Re
         let Some(last) = page.last() else { return Ok(all) };
         after = Some(last.id);
         for invoice in page {
-            all.extend(clear(session, &mut tx, invoice).await?);
+            all.extend(clear(session, &mut tx, organization, invoice).await?);
         }
         tx.commit().await?;
     }
 }
 
 /// `None` if no failure was noted, or somebody else cleared it just now.
-async fn clear(session: &Session, tx: &mut TenantTx, invoice: Invoice) -> anyhow::Result<Option<Cleared>> {
-    let cleared = billing::clear_reminder_failure(tx, invoice.id, "operator", session.clock.now()).await?;
+async fn clear(
+    session: &Session,
+    tx: &mut TenantTx,
+    organization: &Organization,
+    invoice: Invoice,
+) -> anyhow::Result<Option<Cleared>> {
+    let id = (&organization.slug, invoice.id);
+    let cleared = billing::clear_reminder_failure(tx, id, "operator", session.clock.now()).await?;
     Ok(cleared.then(|| invoice.into()))
 }
 

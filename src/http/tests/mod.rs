@@ -1,13 +1,18 @@
 //! The API from its own door, on a real database: requests go in, answers and rows are looked at.
 
 mod auth;
+mod batches;
 mod billing;
+mod bulk_actions;
 mod edge;
+mod effects;
+mod explain;
 mod idempotency;
 mod jobs;
 mod openapi;
 mod operator;
 mod pages;
+mod schedules;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -38,6 +43,22 @@ use crate::{
 const OPERATOR: &str = "operator-token-of-the-test";
 /// Planted where it may be stored, and looked for where it must not be (VAULT-4).
 const PLANTED: &str = "planted-7f3a";
+
+const SCHEDULES: &str = "
+[[schedule]]
+name = \"sweep\"
+cron = \"0 9 * * *\"
+kind = \"billing.sweep_overdue\"
+per_tenant = true
+
+[[schedule]]
+name = \"nightly\"
+cron = \"30 2 * * *\"
+time_zone = \"Europe/Stockholm\"
+kind = \"debug.noop\"
+missed = \"run_each\"
+overlap = \"skip\"
+";
 
 struct World {
     router: Router,
@@ -110,8 +131,7 @@ impl World {
         vars.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let app = App::connect(Config::from_vars(&vars).unwrap(), clock).await.unwrap();
         let registry = Arc::new(crate::jobs::registry(&app.config));
-        let schedules = "[[schedule]]\nname = \"sweep\"\ncron = \"0 9 * * *\"\nkind = \"billing.sweep_overdue\"\nper_tenant = true\n";
-        let schedules = Arc::new(Schedules::parse(schedules, &registry).unwrap());
+        let schedules = Arc::new(Schedules::parse(SCHEDULES, &registry).unwrap());
         let router = router(app.clone(), registry, schedules, Some(mailbox.clone()));
         let key = key_of(&app, &acme, Scope::ALL).await;
         Self { router, app, acme, key, mailbox, _mailbox: shutdown.drop_guard(), _database: database }

@@ -64,3 +64,86 @@ async fn the_operator_looks_at_queues_and_schedules_and_pauses_them() {
     );
     world.operate(Method::POST, "/api/v1/schedules/none/run", None).await.problem(404, "not-found");
 }
+
+/// PLAT-8
+#[tokio::test]
+async fn the_operator_limits_a_queue_and_what_is_no_limit_is_refused() {
+    let world = World::new().await;
+    let limits = "/api/v1/queues/invoices/limits";
+    world.send(request(Method::PUT, limits, &world.key, &[], Some(json!({})))).await.problem(403, "forbidden");
+    let set = world.operate(Method::PUT, limits, Some(json!({"max_running": 20, "max_running_per_tenant": 2}))).await;
+    assert_eq!(set.status, StatusCode::OK, "{}", set.text);
+    let of_invoices = async || {
+        let queues = world.operate(Method::GET, "/api/v1/queues", None).await.json();
+        let found = queues["queues"].as_array().unwrap().iter().find(|queue| queue["queue"] == "invoices").cloned();
+        found.unwrap_or_else(|| panic!("{queues}"))
+    };
+    let queue = of_invoices().await;
+    assert_eq!((&queue["max_running"], &queue["max_running_per_tenant"]), (&json!(20), &json!(2)));
+    assert_eq!(queue["capped"], false);
+
+    for (body, fields) in [
+        (json!({"max_running": 0}), vec!["max_running out_of_range"]),
+        (
+            json!({"max_running": -3, "max_running_per_tenant": 2_147_483_648_i64}),
+            vec!["max_running out_of_range", "max_running_per_tenant out_of_range"],
+        ),
+        (json!({"max_running": "many"}), vec!["max_running invalid"]),
+        (json!({"max_running": 1.5}), vec!["max_running invalid"]),
+        (json!({"max": 1}), vec!["max unknown_field"]),
+    ] {
+        let refused = world.operate(Method::PUT, limits, Some(body.clone())).await;
+        assert_eq!(refused.problem(422, "validation"), fields, "{body}");
+    }
+    let nowhere = world.operate(Method::PUT, "/api/v1/queues/nowhere/limits", Some(json!({"max_running": 1}))).await;
+    assert_eq!(nowhere.problem(422, "validation"), ["name unknown"]);
+    assert_eq!(of_invoices().await["max_running"], 20, "what was refused changed nothing");
+
+    assert_eq!(world.operate(Method::PUT, limits, Some(json!({"max_running": 5}))).await.status, StatusCode::OK);
+    let queue = of_invoices().await;
+    assert_eq!((&queue["max_running"], &queue["max_running_per_tenant"]), (&json!(5), &Value::Null));
+}
+
+/// PLAT-10
+#[tokio::test]
+async fn the_operator_sets_and_forgets_rate_limits_whatever_their_keys_are_made_of() {
+    let world = World::new().await;
+    let path = |key: &str| format!("/api/v1/rate-limits/{key}");
+    let figures = json!({"permits": 400, "period_s": 60});
+    world
+        .send(request(Method::PUT, &path("k"), &world.key, &[], Some(figures.clone())))
+        .await
+        .problem(403, "forbidden");
+    for (encoded, key) in [("quickbooks%3A1%2Feu", "quickbooks:1/eu"), ("quickbooks:2", "quickbooks:2"), ("a%25", "a%")]
+    {
+        let set = world.operate(Method::PUT, &path(encoded), Some(figures.clone())).await;
+        assert_eq!((set.status, &set.json()["key"]), (StatusCode::OK, &json!(key)), "{}", set.text);
+        assert_eq!((&set.json()["permits"], &set.json()["fixed"]), (&json!(400), &json!(true)));
+    }
+    let keys = |page: &Value| {
+        let rates = page["rate_limits"].as_array().unwrap().iter();
+        rates.map(|rate| rate["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let page = world.operate(Method::GET, "/api/v1/rate-limits?prefix=quickbooks:&limit=1", None).await.json();
+    assert_eq!(keys(&page), ["quickbooks:1/eu"]);
+    let next =
+        format!("/api/v1/rate-limits?prefix=quickbooks:&limit=1&cursor={}", page["next_cursor"].as_str().unwrap());
+    let page = world.operate(Method::GET, &next, None).await.json();
+    assert_eq!((keys(&page), &page["next_cursor"]), (vec!["quickbooks:2".to_owned()], &Value::Null));
+
+    for (body, fields) in [
+        (json!({"permits": 0, "period_s": 60}), vec!["permits out_of_range"]),
+        (json!({"permits": -1, "period_s": 0}), vec!["permits out_of_range", "period_s out_of_range"]),
+        (json!({"permits": 1, "period_s": 86_401}), vec!["period_s out_of_range"]),
+        (json!({"permits": 1}), vec!["period_s required"]),
+    ] {
+        let refused = world.operate(Method::PUT, &path("k"), Some(body.clone())).await;
+        assert_eq!(refused.problem(422, "validation"), fields, "{body}");
+    }
+    let long = world.operate(Method::PUT, &path(&"k".repeat(256)), Some(figures)).await;
+    assert_eq!(long.problem(422, "validation"), ["key out_of_range"]);
+
+    let forget = path("quickbooks%3A1%2Feu");
+    assert_eq!(world.operate(Method::DELETE, &forget, None).await.status, StatusCode::NO_CONTENT);
+    world.operate(Method::DELETE, &forget, None).await.problem(404, "not-found");
+}

@@ -1,6 +1,8 @@
 //! The program as its users run it: processes on a database of their own, a mail server that counts.
 
 pub mod api;
+pub mod link;
+pub mod server;
 
 use std::{
     ffi::OsStr,
@@ -114,6 +116,16 @@ impl Program {
 pub struct Process(Child);
 
 impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id().expect("the process runs")
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub async fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.id().to_string()]).status().await;
+        assert!(sent.expect("kill runs").success(), "SIG{name} was sent");
+    }
+
     /// SIGKILL, and waits for the end.
     pub async fn kill(mut self) {
         self.0.kill().await.expect("the process is killed");
@@ -121,9 +133,7 @@ impl Process {
 
     /// SIGTERM, and waits for the orderly end.
     pub async fn stop(mut self) {
-        let pid = self.0.id().expect("the process runs");
-        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.expect("kill runs");
-        assert!(sent.success());
+        self.signal("TERM").await;
         let ended = tokio::time::timeout(PATIENCE, self.0.wait()).await.expect("it ends after SIGTERM");
         assert!(ended.expect("its status").success(), "it ended in order");
     }

@@ -1,6 +1,6 @@
 //! One beat: what is owed at a time is decided, recorded and enqueued.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,13 +8,13 @@ use chrono_tz::Tz;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{BATCH, Due, Schedule, Scheduler, TenantZone};
+use super::{BATCH, Due, Overlap, Schedule, Scheduler, TenantZone};
 use crate::{NewJob, enqueue_many};
 
 /// How often a scheduler with nothing due looks at the database for new tenants.
 const REREAD_EVERY: TimeDelta = TimeDelta::seconds(10);
 const PRUNE_EVERY: TimeDelta = TimeDelta::hours(1);
-const KEEP_TICKS: TimeDelta = TimeDelta::days(90);
+pub(super) const KEEP_TICKS: TimeDelta = TimeDelta::days(90);
 
 /// What became of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,8 @@ pub enum Decision {
     Missed,
     /// The schedule is paused.
     Paused,
+    /// The job of an earlier tick is unfinished, and the schedule's policy is not to enqueue another.
+    Overlap,
 }
 
 impl Decision {
@@ -36,6 +38,7 @@ impl Decision {
             Decision::Duplicate => "duplicate",
             Decision::Missed => "missed",
             Decision::Paused => "paused",
+            Decision::Overlap => "overlap",
         }
     }
 }
@@ -49,6 +52,8 @@ pub struct Firing {
     pub tick_at: DateTime<Utc>,
     pub decision: Decision,
     pub job_id: Option<Uuid>,
+    /// The unfinished job that an overlap is about.
+    pub blocked_by: Option<Uuid>,
 }
 
 /// When to look at the database again.
@@ -109,7 +114,7 @@ impl Scheduler {
 
 impl Schedule {
     /// Tenant key and zone of everybody the schedule fires for, in the order of keys. '' where it does not fan out.
-    fn targets<'a>(&self, tenants: &'a [TenantZone]) -> BTreeMap<&'a str, Tz> {
+    pub(super) fn targets<'a>(&self, tenants: &'a [TenantZone]) -> BTreeMap<&'a str, Tz> {
         match self.time_zone {
             Some(zone) => BTreeMap::from([("", zone)]),
             None => tenants.iter().map(|tenant| (tenant.tenant.as_str(), tenant.time_zone)).collect(),
@@ -175,8 +180,8 @@ async fn read_cursors(
     let new: Vec<_> = targets.keys().filter(|tenant| !cursors.contains_key(**tenant)).copied().collect();
     if !new.is_empty() {
         sqlx::query(
-            "insert into queue.schedule_cursors (schedule, tenant, decided_until)
-             select $1, tenant, $3 from unnest($2::text[]) tenant on conflict do nothing",
+            "insert into queue.schedule_cursors (schedule, tenant, decided_until, begun_at)
+             select $1, tenant, $3, $3 from unnest($2::text[]) tenant on conflict do nothing",
         )
         .bind(&schedule.name)
         .bind(new)
@@ -195,11 +200,14 @@ async fn read_cursors(
     Ok(cursors)
 }
 
-/// A tick of a tenant, and the job that it enqueues if it runs.
+/// A tick of a tenant.
 struct Fire {
     tenant: String,
     at: DateTime<Utc>,
+    decision: Decision,
+    /// The job that it enqueues if it runs.
     job: Option<NewJob>,
+    blocked_by: Option<Uuid>,
 }
 
 /// Decides what the schedule owes a batch of targets, under the lock of their cursors.
@@ -238,13 +246,25 @@ async fn fire_batch(
             );
         }
         for tick in ticks {
+            let decision = match (paused, tick.runs) {
+                (true, _) => Decision::Paused,
+                (false, true) => Decision::Enqueued,
+                (false, false) => Decision::Missed,
+            };
             let key = schedule.per_tenant().then_some(tenant.as_str());
-            let job = (tick.runs && !paused).then(|| schedule.new_job(key));
-            fires.push(Fire { tenant: tenant.clone(), at: tick.at, job });
+            let job = (decision == Decision::Enqueued).then(|| schedule.new_job(key));
+            fires.push(Fire { tenant: tenant.clone(), at: tick.at, decision, job, blocked_by: None });
         }
     }
+    let unfinished = match schedule.overlap {
+        Overlap::Queue => HashMap::new(),
+        Overlap::Skip => unfinished_jobs(db, schedule, &fires).await?,
+    };
     move_cursors(db, schedule, &fires).await?;
-    let fires = claim(db, schedule, fires).await?;
+    let mut fires = claim(db, schedule, fires).await?;
+    if schedule.overlap == Overlap::Skip {
+        skip_overlaps(&mut fires, unfinished);
+    }
 
     let jobs: Vec<NewJob> = fires.iter().filter_map(|fire| fire.job.clone()).collect();
     let mut enqueued = HashMap::new();
@@ -252,26 +272,65 @@ async fn fire_batch(
         let answers = enqueue_many(&mut *db, jobs).await?;
         enqueued.extend(jobs.iter().map(|job| job.id).zip(answers));
     }
-    let skipped = if paused { Decision::Paused } else { Decision::Missed };
+    // The job that there is: the one that was made for the tick, or the one that counts as the same work.
+    let existing = |id: Uuid| enqueued.get(&id).map_or(id, |answer| answer.id);
     let firings: Vec<_> = fires
         .into_iter()
         .map(|fire| {
             let answer = fire.job.and_then(|job| enqueued.get(&job.id));
+            let duplicate = answer.is_some_and(|answer| answer.duplicate);
             Firing {
                 schedule: schedule.name.clone(),
                 tenant: schedule.per_tenant().then_some(fire.tenant),
                 tick_at: fire.at,
-                decision: match answer {
-                    None => skipped,
-                    Some(answer) if answer.duplicate => Decision::Duplicate,
-                    Some(_) => Decision::Enqueued,
-                },
+                decision: if duplicate { Decision::Duplicate } else { fire.decision },
                 job_id: answer.map(|answer| answer.id),
+                blocked_by: fire.blocked_by.map(existing),
             }
         })
         .collect();
-    name_duplicates(db, schedule, &firings).await?;
+    correct(db, schedule, &firings).await?;
     Ok(firings)
+}
+
+/// The job of each tenant's latest tick that had one, where that job is unfinished. A tick that was skipped for a job stands
+/// for that job, so that a long row of them is not walked through.
+async fn unfinished_jobs(
+    db: &mut PgConnection,
+    schedule: &Schedule,
+    fires: &[Fire],
+) -> sqlx::Result<HashMap<String, Uuid>> {
+    let tenants: BTreeSet<&str> =
+        fires.iter().filter(|fire| fire.job.is_some()).map(|fire| fire.tenant.as_str()).collect();
+    let unfinished: Vec<(String, Uuid)> = sqlx::query_as(
+        "select u.tenant, j.id from unnest($2::text[]) u (tenant) cross join lateral (
+             select coalesce(t.job_id, t.blocked_by) as job_id from queue.schedule_ticks t
+             where t.schedule = $1 and t.tenant = u.tenant and coalesce(t.job_id, t.blocked_by) is not null
+             order by t.tick_at desc limit 1
+         ) latest join queue.jobs j on j.id = latest.job_id",
+    )
+    .bind(&schedule.name)
+    .bind(tenants.into_iter().collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    Ok(unfinished.into_iter().collect())
+}
+
+/// Takes the jobs from ticks whose predecessor's is unfinished: from before, or because it is enqueued with them.
+fn skip_overlaps(fires: &mut [Fire], mut unfinished: HashMap<String, Uuid>) {
+    for fire in fires.iter_mut() {
+        let Some(job) = &fire.job else { continue };
+        match unfinished.get(&fire.tenant) {
+            None => {
+                unfinished.insert(fire.tenant.clone(), job.id);
+            }
+            Some(other) => {
+                fire.blocked_by = Some(*other);
+                fire.decision = Decision::Overlap;
+                fire.job = None;
+            }
+        }
+    }
 }
 
 async fn move_cursors(db: &mut PgConnection, schedule: &Schedule, fires: &[Fire]) -> sqlx::Result<()> {
@@ -292,13 +351,15 @@ async fn move_cursors(db: &mut PgConnection, schedule: &Schedule, fires: &[Fire]
 /// Writes the ticks' rows; answers those that were not there yet.
 async fn claim(db: &mut PgConnection, schedule: &Schedule, mut fires: Vec<Fire>) -> sqlx::Result<Vec<Fire>> {
     let claimed: HashSet<(String, DateTime<Utc>)> = sqlx::query_as(
-        "insert into queue.schedule_ticks (schedule, tenant, tick_at, job_id)
-         select $1, tick.* from unnest($2::text[], $3::timestamptz[], $4::uuid[]) tick on conflict do nothing returning tenant, tick_at",
+        "insert into queue.schedule_ticks (schedule, tenant, tick_at, job_id, outcome)
+         select $1, tick.* from unnest($2::text[], $3::timestamptz[], $4::uuid[], $5::text[]) tick
+         on conflict do nothing returning tenant, tick_at",
     )
     .bind(&schedule.name)
     .bind(fires.iter().map(|fire| fire.tenant.clone()).collect::<Vec<_>>())
     .bind(fires.iter().map(|fire| fire.at).collect::<Vec<_>>())
     .bind(fires.iter().map(|fire| fire.job.as_ref().map(|job| job.id)).collect::<Vec<_>>())
+    .bind(fires.iter().map(|fire| fire.decision.as_str()).collect::<Vec<_>>())
     .fetch_all(db)
     .await?
     .into_iter()
@@ -307,21 +368,25 @@ async fn claim(db: &mut PgConnection, schedule: &Schedule, mut fires: Vec<Fire>)
     Ok(fires)
 }
 
-/// Ticks were written with the ids of their own jobs; those whose job was a duplicate get the existing one's.
-async fn name_duplicates(db: &mut PgConnection, schedule: &Schedule, firings: &[Firing]) -> sqlx::Result<()> {
-    let duplicates: Vec<_> = firings.iter().filter(|firing| firing.decision == Decision::Duplicate).collect();
-    if duplicates.is_empty() {
+/// Ticks were written as if each that runs enqueued its own job. Those that turned out otherwise say so.
+async fn correct(db: &mut PgConnection, schedule: &Schedule, firings: &[Firing]) -> sqlx::Result<()> {
+    let otherwise = |firing: &&Firing| matches!(firing.decision, Decision::Duplicate | Decision::Overlap);
+    let firings: Vec<_> = firings.iter().filter(otherwise).collect();
+    if firings.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "update queue.schedule_ticks t set job_id = known.job_id
-         from unnest($2::text[], $3::timestamptz[], $4::uuid[]) known (tenant, tick_at, job_id)
+        "update queue.schedule_ticks t set job_id = known.job_id, outcome = known.outcome, blocked_by = known.blocked_by
+         from unnest($2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::uuid[])
+             known (tenant, tick_at, job_id, outcome, blocked_by)
          where t.schedule = $1 and t.tenant = known.tenant and t.tick_at = known.tick_at",
     )
     .bind(&schedule.name)
-    .bind(duplicates.iter().map(|firing| firing.tenant.clone().unwrap_or_default()).collect::<Vec<_>>())
-    .bind(duplicates.iter().map(|firing| firing.tick_at).collect::<Vec<_>>())
-    .bind(duplicates.iter().map(|firing| firing.job_id).collect::<Vec<_>>())
+    .bind(firings.iter().map(|firing| firing.tenant.clone().unwrap_or_default()).collect::<Vec<_>>())
+    .bind(firings.iter().map(|firing| firing.tick_at).collect::<Vec<_>>())
+    .bind(firings.iter().map(|firing| firing.job_id).collect::<Vec<_>>())
+    .bind(firings.iter().map(|firing| firing.decision.as_str()).collect::<Vec<_>>())
+    .bind(firings.iter().map(|firing| firing.blocked_by).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())

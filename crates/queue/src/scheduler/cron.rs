@@ -14,6 +14,7 @@ use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
 };
+use serde::Serialize;
 
 /// A parsed cron expression: five fields, or six with seconds first.
 #[derive(Clone, Debug)]
@@ -75,14 +76,39 @@ impl CronExpression {
         }
     }
 
+    /// How the clock shows a firing of this expression.
+    pub(super) fn wall_clock(&self, at: DateTime<Tz>) -> WallClock {
+        let wall = at.naive_local();
+        match at.timezone().from_local_datetime(&wall) {
+            LocalResult::Ambiguous(first, _) if at == first => WallClock::FirstPass,
+            LocalResult::Ambiguous(..) => WallClock::SecondPass,
+            _ if self.wall_clock && !self.cron.is_time_matching(&wall).unwrap_or(true) => WallClock::JumpedOver,
+            _ => WallClock::Once,
+        }
+    }
+
     /// All firings later than `after`, in order.
     pub fn firings(&self, zone: Tz, after: DateTime<Utc>) -> impl Iterator<Item = DateTime<Tz>> + '_ {
         std::iter::successors(self.next_after(after.with_timezone(&zone)), |at| self.next_after(*at))
     }
 }
 
+/// What the clock on the wall makes of a firing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WallClock {
+    /// It shows this time once.
+    Once,
+    /// It jumped over the time that the expression names; this is right after the jump.
+    JumpedOver,
+    /// It shows this time twice, and this is the first time.
+    FirstPass,
+    /// It shows this time twice, and this is the second time.
+    SecondPass,
+}
+
 /// The first instant at which clocks in the zone show `wall`, or have jumped over it.
-fn first_instant(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Tz>> {
+pub(super) fn first_instant(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Tz>> {
     let at = |seconds: i64| zone.from_local_datetime(&(wall + TimeDelta::seconds(seconds))).earliest();
     if let Some(instant) = at(0) {
         return Some(instant);

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
-use super::{CronExpression, Missed, Schedule};
+use super::{CronExpression, Missed, Overlap, Schedule};
 use crate::Registry;
 
 /// All schedules of a host, in the order of the file.
@@ -45,6 +45,8 @@ struct Entry {
     per_tenant: bool,
     #[serde(default)]
     missed: Missed,
+    #[serde(default)]
+    overlap: Overlap,
 }
 
 /// As much of a file as it takes to name the schedule in which its decoding failed.
@@ -136,6 +138,11 @@ fn check<A: Send + Sync + 'static>(entry: Entry, registry: &Registry<A>) -> Resu
         (entry.kind.span(), message)
     })?;
 
+    if kind.sealed {
+        let message = format!("{} is a sealed kind: its arguments cannot stand in a file", kind.name);
+        return Err((entry.kind.span(), message));
+    }
+
     let args = entry.args.as_ref();
     let values = args.iter().flat_map(|args| args.get_ref()).map(|(key, value)| (key.clone(), value.get_ref().clone()));
     let job = kind.new_job(Value::Object(values.collect())).map_err(|e| {
@@ -144,7 +151,7 @@ fn check<A: Send + Sync + 'static>(entry: Entry, registry: &Registry<A>) -> Resu
         (span, e.to_string())
     })?;
 
-    Ok(Schedule { name: name.clone(), cron, time_zone, missed: entry.missed, job })
+    Ok(Schedule { name: name.clone(), cron, time_zone, missed: entry.missed, overlap: entry.overlap, job })
 }
 
 /// The name of the schedule that the byte at `position` belongs to.

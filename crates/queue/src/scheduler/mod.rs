@@ -9,12 +9,19 @@ mod cron;
 mod file;
 mod operate;
 mod schedule;
+mod verify;
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context;
 use apalis::prelude::{Data, WorkerBuilder, WorkerError};
-use apalis_cron::{CronScheduler, Tick};
-use chrono::Utc;
+use apalis_cron::CronScheduler;
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use futures::{FutureExt, future::BoxFuture};
 use sqlx::PgPool;
@@ -22,16 +29,23 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use beat::{Decision, Firing};
-pub use cron::CronExpression;
+pub use cron::{CronExpression, WallClock};
 pub use file::{ScheduleError, Schedules};
-pub use operate::{ScheduleStatus, list, pause, resume, run_now};
-pub use schedule::{CATCH_UP_LIMIT, Due, DueTick, GRACE, Missed, Schedule, next_firings};
+pub use operate::{ScheduleStatus, Tick, list, pause, recent_ticks, resume, run_now};
+pub use schedule::{CATCH_UP_LIMIT, Due, DueTick, GRACE, Missed, Overlap, Schedule, next_firings};
+pub use verify::{
+    ClockChange, LONGEST_PERIOD, Moment, Period, PeriodError, TickOutcome, Verification, VerifiedFiring, VerifyError,
+    clock_changes, verify,
+};
 
 /// How many tenants are decided, and how many jobs enqueued, at once.
 const BATCH: usize = 500;
 
 /// The longest rest after an error.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How often the database is asked for the time.
+const ASK_CLOCK_EVERY: Duration = Duration::from_secs(10);
 
 /// A tenant that schedules fan out to, and the zone that it lives by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +88,7 @@ impl Scheduler {
     /// Fires schedules until `shutdown`. Rides out every error with back-off. A firing that the shutdown interrupts is
     /// rolled back and made good by the next scheduler.
     pub async fn run(self, shutdown: CancellationToken) {
-        let heart = Arc::new(Heart { scheduler: self, resting: Mutex::default() });
+        let heart = Arc::new(Heart { scheduler: self, resting: Mutex::default(), clock: Mutex::default() });
         tracing::info!(schedules = heart.scheduler.schedules.iter().len(), "scheduler started");
         loop {
             // apalis-cron ends its worker when a tick is overdue, as after a suspended process: begin again.
@@ -95,6 +109,35 @@ struct Heart {
     scheduler: Scheduler,
     /// Held while a beat goes on and through the rest after an error, whose length it remembers.
     resting: Mutex<Duration>,
+    clock: Mutex<Option<Clock>>,
+}
+
+/// What the database's clock said, and when.
+#[derive(Clone, Copy)]
+struct Clock {
+    said: DateTime<Utc>,
+    at: Instant,
+}
+
+impl Heart {
+    /// The time by the database's clock, so that all schedulers live by one; this machine's only carries it on for a while.
+    async fn now(&self) -> sqlx::Result<DateTime<Utc>> {
+        let mut clock = self.clock.lock().await;
+        let known = match *clock {
+            Some(known) if known.at.elapsed() < ASK_CLOCK_EVERY => known,
+            _ => {
+                let at = Instant::now();
+                let said = sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.scheduler.pool).await?;
+                *clock.insert(Clock { said, at })
+            }
+        };
+        Ok(known.said + known.at.elapsed())
+    }
+
+    async fn beat(&self) -> anyhow::Result<()> {
+        let now = self.now().await.context("could not ask the database for the time")?;
+        self.scheduler.beat(now).await.map(drop)
+    }
 }
 
 fn beats(heart: Arc<Heart>) -> BoxFuture<'static, Result<(), WorkerError>> {
@@ -102,11 +145,11 @@ fn beats(heart: Arc<Heart>) -> BoxFuture<'static, Result<(), WorkerError>> {
     clock.data(heart).build(on_tick).run().boxed()
 }
 
-async fn on_tick(_: Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
+async fn on_tick(_: apalis_cron::Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
     let Ok(mut rest) = heart.resting.try_lock() else { return Ok(()) };
-    let beat = AssertUnwindSafe(heart.scheduler.beat(Utc::now())).catch_unwind();
+    let beat = AssertUnwindSafe(heart.beat()).catch_unwind();
     match beat.await.unwrap_or_else(|_| Err(anyhow::anyhow!("a beat panicked"))) {
-        Ok(_) => *rest = Duration::ZERO,
+        Ok(()) => *rest = Duration::ZERO,
         Err(error) => {
             *rest = (*rest * 2).clamp(Duration::from_secs(1), LONGEST_BACKOFF);
             tracing::warn!(error = format!("{error:#}"), retry_in_s = rest.as_secs(), "schedules could not be fired");
@@ -122,8 +165,8 @@ async fn on_tick(_: Tick, heart: Data<Arc<Heart>>) -> Result<(), Infallible> {
 struct EverySecond;
 
 impl<Z> apalis_cron::Schedule<Z> for EverySecond {
-    fn next_tick(&mut self, _: &Z) -> Option<Tick<Z>> {
+    fn next_tick(&mut self, _: &Z) -> Option<apalis_cron::Tick<Z>> {
         let soonest = Utc::now() + chrono::TimeDelta::milliseconds(250);
-        Some(Tick::new(u64::try_from(soonest.timestamp()).ok()? + 1))
+        Some(apalis_cron::Tick::new(u64::try_from(soonest.timestamp()).ok()? + 1))
     }
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::{BATCH, Missed, Schedule, Schedules, TenantZone};
+use super::{BATCH, Missed, Overlap, Schedule, Schedules, TenantZone, verify::FATE};
 use crate::{Enqueued, enqueue_many};
 
 /// A schedule as people see it.
@@ -21,6 +21,7 @@ pub struct ScheduleStatus {
     pub args: serde_json::Value,
     pub per_tenant: bool,
     pub missed: Missed,
+    pub overlap: Overlap,
     pub paused: bool,
     /// The next firing; of a schedule per tenant the earliest. Absent while it is paused.
     pub next: Option<DateTime<Utc>>,
@@ -28,6 +29,23 @@ pub struct ScheduleStatus {
     pub last_tick: Option<DateTime<Utc>>,
     /// The job of that tick; absent where the tick was skipped.
     pub last_job_id: Option<Uuid>,
+    /// What became of that tick: `enqueued`, `duplicate`, `missed`, `paused` or `overlap`.
+    pub last_outcome: Option<String>,
+}
+
+/// A tick that was decided.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow, schemars::JsonSchema)]
+pub struct Tick {
+    /// Absent where the schedule does not fan out.
+    pub tenant: Option<String>,
+    pub tick_at: DateTime<Utc>,
+    /// When it was decided.
+    pub fired_at: DateTime<Utc>,
+    /// `enqueued`, `duplicate`, `missed`, `paused` or `overlap`; `skipped` where an older program did not say which.
+    pub outcome: String,
+    pub job_id: Option<Uuid>,
+    /// The unfinished job that an overlap is about.
+    pub blocked_by: Option<Uuid>,
 }
 
 /// All schedules with their state at `now`. `tenants` are those that the host lists for fan-out.
@@ -40,16 +58,17 @@ pub async fn list(
     let names: Vec<_> = schedules.iter().map(|schedule| schedule.name.clone()).collect();
     let paused: Vec<String> =
         sqlx::query_scalar("select name from queue.schedules where paused_at is not null").fetch_all(&mut *db).await?;
-    let ticks: Vec<(String, DateTime<Utc>, Option<Uuid>)> = sqlx::query_as(
-        "select name, tick_at, job_id from unnest($1::text[]) name cross join lateral (
-             select tick_at, job_id from queue.schedule_ticks where schedule = name
+    let ticks: Vec<(String, DateTime<Utc>, Option<Uuid>, String)> = sqlx::query_as(AssertSqlSafe(format!(
+        "select name, tick_at, job_id, outcome from unnest($1::text[]) name cross join lateral (
+             select tick_at, job_id, {FATE} as outcome from queue.schedule_ticks k where schedule = name
              order by tick_at desc, job_id nulls last limit 1
-         ) last",
-    )
+         ) last"
+    )))
     .bind(names)
     .fetch_all(db)
     .await?;
-    let ticks: HashMap<_, _> = ticks.into_iter().map(|(schedule, at, job)| (schedule, (at, job))).collect();
+    let ticks: HashMap<_, _> =
+        ticks.into_iter().map(|(schedule, at, job, outcome)| (schedule, (at, job, outcome))).collect();
 
     let status = |schedule: &Schedule| {
         let paused = paused.contains(&schedule.name);
@@ -62,13 +81,34 @@ pub async fn list(
             args: schedule.args().clone(),
             per_tenant: schedule.per_tenant(),
             missed: schedule.missed,
+            overlap: schedule.overlap,
             paused,
             next: if paused { None } else { schedule.next_of_all(tenants, now) },
-            last_tick: last.map(|(at, _)| *at),
-            last_job_id: last.and_then(|(_, job)| *job),
+            last_tick: last.map(|(at, ..)| *at),
+            last_job_id: last.and_then(|(_, job, _)| *job),
+            last_outcome: last.map(|(.., outcome)| outcome.clone()),
         }
     };
     Ok(schedules.iter().map(status).collect())
+}
+
+/// The latest ticks of a schedule, newest first; with a tenant, only that tenant's.
+pub async fn recent_ticks(
+    db: impl PgExecutor<'_>,
+    schedule: &Schedule,
+    tenant: Option<&str>,
+    limit: u16,
+) -> sqlx::Result<Vec<Tick>> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "select nullif(tenant, '') as tenant, tick_at, fired_at, {FATE} as outcome, job_id, blocked_by
+         from queue.schedule_ticks k where schedule = $1 and ($2::text is null or tenant = $2)
+         order by tick_at desc, tenant limit $3"
+    )))
+    .bind(&schedule.name)
+    .bind(tenant)
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await
 }
 
 /// Enqueues the schedule's job now, paused or not: one, or one for each of `tenants` where it fans out. Uses no tick.

@@ -27,6 +27,18 @@ pub enum Missed {
     RunEach,
 }
 
+/// What becomes of a tick that would run while the job of the tick before is unfinished: waiting, running, or waiting to be
+/// tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// Its job is enqueued, and may run beside the other.
+    #[default]
+    Queue,
+    /// It enqueues nothing. Of missed ticks that are made good together, the first runs.
+    Skip,
+}
+
 /// A job that is enqueued by the clock.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -35,6 +47,8 @@ pub struct Schedule {
     /// `None`: it fans out, and fires for each tenant in the tenant's own zone.
     pub time_zone: Option<Tz>,
     pub missed: Missed,
+    /// Counts per tenant where the schedule fans out. Jobs that [`run_now`](super::run_now) enqueued do not count.
+    pub overlap: Overlap,
     /// The job as each firing enqueues it, apart from its id and tenant.
     pub(super) job: NewJob,
 }
@@ -69,9 +83,8 @@ impl Schedule {
 
     /// The ticks later than `decided_until` and not later than `now`, and which of them run.
     pub fn due(&self, zone: Tz, decided_until: DateTime<Utc>, now: DateTime<Utc>) -> Due {
-        let last = self.cron.last_until(now.with_timezone(&zone));
-        let back = std::iter::successors(last, |at| self.cron.last_until(*at - TimeDelta::seconds(1)));
-        let mut ticks: Vec<_> = back
+        let mut ticks: Vec<_> = self
+            .ticks_back(zone, now)
             .map(|at| at.to_utc())
             .take_while(|at| *at > decided_until)
             .take(CATCH_UP_LIMIT + 1)
@@ -86,6 +99,12 @@ impl Schedule {
         }
         ticks.reverse();
         Due { ticks, cut }
+    }
+
+    /// The ticks not later than `until`, latest first. What is decided and what is foretold come from here.
+    pub(super) fn ticks_back(&self, zone: Tz, until: DateTime<Utc>) -> impl Iterator<Item = DateTime<Tz>> + '_ {
+        let last = self.cron.last_until(until.with_timezone(&zone));
+        std::iter::successors(last, |at| self.cron.last_until(*at - TimeDelta::seconds(1)))
     }
 
     /// A job for one firing.

@@ -6,7 +6,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Shared, record, record::Ended};
+use super::{
+    Shared,
+    patience::within,
+    record::{self, Ended},
+};
 
 const MAX_BATCH: usize = 1000;
 /// Outcomes that may wait for the batch before theirs. A full channel holds its jobs' places in their queues, so that no
@@ -27,6 +31,7 @@ pub(crate) async fn run<A>(shared: Arc<Shared<A>>, mut ended: mpsc::Receiver<End
                 "an outcome was refused: the job's lease is no longer ours");
         }
         shared.in_hand.drop_all(batch.drain(..).map(|ended| (ended.id, ended.lease)));
+        shared.recorded.notify_waiters();
     }
 }
 
@@ -34,7 +39,7 @@ pub(crate) async fn run<A>(shared: Arc<Shared<A>>, mut ended: mpsc::Receiver<End
 async fn record_all<A>(shared: &Shared<A>, batch: &[Ended], give_up: &CancellationToken) -> Option<HashSet<Uuid>> {
     let mut pause = Duration::ZERO;
     loop {
-        let error = match record::outcomes(&shared.pool, &shared.config.name, batch).await {
+        let error = match record(shared, batch).await {
             Ok(recorded) => return Some(recorded.into_iter().collect()),
             Err(error) => error,
         };
@@ -50,12 +55,16 @@ async fn record_all<A>(shared: &Shared<A>, batch: &[Ended], give_up: &Cancellati
     }
 }
 
+async fn record<A>(shared: &Shared<A>, batch: &[Ended]) -> sqlx::Result<Vec<Uuid>> {
+    within(shared.patience(), record::outcomes(&shared.pool, &shared.config.name, batch)).await
+}
+
 /// The database refuses something in the batch: finds the culprit, so that its neighbours are not lost with it. Its job
 /// comes back when the lease has run out.
 async fn one_by_one<A>(shared: &Shared<A>, batch: &[Ended]) -> HashSet<Uuid> {
     let mut recorded = HashSet::new();
     for ended in batch {
-        match record::outcomes(&shared.pool, &shared.config.name, std::slice::from_ref(ended)).await {
+        match record(shared, std::slice::from_ref(ended)).await {
             Ok(ids) => recorded.extend(ids),
             Err(error) => tracing::error!(job.id = %ended.id, outcome = ended.outcome.as_str(), %error,
                 "the database refuses to store this outcome"),

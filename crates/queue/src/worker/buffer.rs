@@ -63,7 +63,9 @@ impl Buffer {
     /// Takes everything that is left.
     pub fn drain(&self) -> Vec<Claimed> {
         let mut jobs = self.jobs();
-        std::iter::from_fn(|| jobs.try_recv().ok()).collect()
+        let drained: Vec<Claimed> = std::iter::from_fn(|| jobs.try_recv().ok()).collect();
+        self.len.fetch_sub(drained.len(), Ordering::AcqRel);
+        drained
     }
 
     fn jobs(&self) -> MutexGuard<'_, mpsc::UnboundedReceiver<Claimed>> {

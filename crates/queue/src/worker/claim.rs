@@ -1,4 +1,4 @@
-//! Taking jobs: one statement claims a batch, under one new lease.
+//! Taking jobs: one call of `queue.claim` takes a batch, under one new lease.
 
 use std::time::Duration;
 
@@ -11,7 +11,10 @@ use uuid::Uuid;
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(crate) struct Claimed {
     pub id: Uuid,
+    /// As all of its batch; not sent back by the database.
+    #[sqlx(default)]
     pub lease: Uuid,
+    #[sqlx(default)]
     pub queue: String,
     pub kind: String,
     pub tenant: Option<String>,
@@ -20,53 +23,48 @@ pub(crate) struct Claimed {
     pub args: Value,
     pub trace: Option<String>,
     pub created_at: DateTime<Utc>,
+    pub rate_key: Option<String>,
+    pub batch_id: Option<Uuid>,
+    /// Workers that were lost while they ran it, or may have.
+    pub crashes: i16,
     /// Somebody cancelled it while it was in other hands.
     pub cancel_requested: bool,
     /// Seconds between the time it was due and this claim.
     pub waited_s: f64,
-    /// What the attempt before this one died of.
+    /// What the last attempt died of, for a job that has used up its attempts.
     pub last_error: Option<String>,
 }
 
-/// Claims up to `limit` jobs that are due, highest priority first, then oldest. A paused queue gives none.
-///
-/// A claim need not survive a crash of the database (the job is then available again, and the fence refuses our
-/// outcome), so it alone does not wait for the disk. Enqueues and outcomes do.
+impl Claimed {
+    /// Whose turn it took: see the column `lane`.
+    pub fn lane(&self) -> String {
+        format!("{}\u{1f}{}", self.tenant.as_deref().unwrap_or_default(), self.rate_key.as_deref().unwrap_or_default())
+    }
+}
+
+/// Claims up to `limit` jobs that are due: highest priority first, lanes in turn from the one after `after`. A paused
+/// queue gives none. What decides is in the SQL function `queue.claim`.
 pub(crate) async fn batch(
     db: impl PgExecutor<'_>,
-    queue: &str,
+    (queue, after): (&str, &str),
     limit: usize,
     lease: Duration,
     worker: &str,
 ) -> sqlx::Result<Vec<Claimed>> {
-    let mut jobs: Vec<Claimed> = sqlx::query_as(
-        "with due as materialized (
-             select ctid from queue.jobs
-             where queue = $1 and state = 'available' and not held
-               and not exists (select from queue.queues where name = $1 and paused_at is not null)
-               and (select set_config('synchronous_commit', 'off', true)) = 'off'
-             order by priority desc, run_at, id
-             limit $2
-             for update skip locked
-         )
-         update queue.jobs j
-         set state = 'running', attempt = j.attempt + 1, lease = $3, lease_until = now() + make_interval(secs => $4),
-             worker = $5, attempted_at = now()
-         from due where j.ctid = due.ctid
-         returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at,
-                   j.cancel_requested_at is not null as cancel_requested,
-                   extract(epoch from clock_timestamp() - j.run_at)::float8 as waited_s,
-                   j.errors -> -1 ->> 'error' as last_error",
-    )
-    .bind(queue)
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .bind(Uuid::now_v7())
-    .bind(lease.as_secs_f64())
-    .bind(worker)
-    .fetch_all(db)
-    .await?;
-    // RETURNING keeps no order. Ids are UUIDv7: within a batch their order is close enough to the claim's.
-    jobs.sort_unstable_by_key(|job| job.id);
+    let lease_id = Uuid::now_v7();
+    let mut jobs: Vec<Claimed> = sqlx::query_as("select * from queue.claim($1, $2, $3, $4, $5, $6)")
+        .bind(queue)
+        .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        .bind(lease_id)
+        .bind(lease.as_secs_f64())
+        .bind(worker)
+        .bind(after)
+        .fetch_all(db)
+        .await?;
+    for job in &mut jobs {
+        job.lease = lease_id;
+        queue.clone_into(&mut job.queue);
+    }
     Ok(jobs)
 }
 
@@ -80,10 +78,10 @@ pub(crate) async fn one(
     sqlx::query_as(
         "update queue.jobs j
          set state = 'running', attempt = j.attempt + 1, lease = $2, lease_until = now() + make_interval(secs => $3),
-             worker = $4, attempted_at = now()
+             worker = $4, attempted_at = now(), begun_at = null
          where j.id = $1 and j.state in ('available', 'scheduled', 'retryable') and not j.held
          returning j.id, j.lease, j.queue, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at,
-                   j.cancel_requested_at is not null as cancel_requested,
+                   j.rate_key, j.batch_id, j.crashes, j.cancel_requested_at is not null as cancel_requested,
                    extract(epoch from clock_timestamp() - j.run_at)::float8 as waited_s,
                    j.errors -> -1 ->> 'error' as last_error",
     )

@@ -12,6 +12,7 @@ use super::{
     Shared,
     buffer::Buffer,
     claim,
+    patience::within,
     record::{Ended, Outcome},
 };
 
@@ -22,6 +23,11 @@ const BRISK: Duration = Duration::from_millis(100);
 /// The first rest of an idle queue. It doubles up to the poll interval, so a wake-up that was debounced away costs
 /// milliseconds only.
 const FIRST_REST: Duration = Duration::from_millis(10);
+
+/// While rate-limited jobs flow, nothing tells when the next permit is there: an idle fetcher looks this often, until it has
+/// seen none for so long.
+const METERED_REST: Duration = Duration::from_millis(50);
+const METERED: Duration = Duration::from_secs(60);
 
 pub(crate) struct Fetcher<A> {
     pub shared: Arc<Shared<A>>,
@@ -36,6 +42,10 @@ impl<A> Fetcher<A> {
     /// Fetches until `stop`, then hands back what nobody has begun, without using an attempt.
     pub async fn run(self, stop: CancellationToken) {
         self.fetch(&stop).await;
+        self.hand_back().await;
+    }
+
+    async fn hand_back(&self) {
         for job in self.buffer.drain() {
             // The acker outlives the fetchers.
             let _ = self.ended.send(Ended::new(&job, 0, Outcome::Released)).await;
@@ -48,27 +58,60 @@ impl<A> Fetcher<A> {
         let mut rest = FIRST_REST;
         let mut trouble = Duration::ZERO;
         let mut filled: Option<Instant> = None;
+        // The lane that was served last: the others come first.
+        let mut turn = String::new();
+        let mut metered: Option<Instant> = None;
+        let mut rules = self.shared.rules.watch();
         loop {
+            if rules.borrow_and_update().paused(&self.queue) {
+                self.hand_back().await;
+                tokio::select! {
+                    _ = rules.changed() => continue,
+                    () = stop.cancelled() => return,
+                }
+            }
             tokio::select! {
                 () = self.buffer.until_at_most(budget / 2) => {}
+                _ = rules.changed() => continue,
                 () = stop.cancelled() => return,
             }
             if let Some(at) = filled.take() {
                 budget = next_budget(budget, self.concurrency, at.elapsed());
             }
-            let want = budget.saturating_sub(self.buffer.len()).max(1);
-            let claim = claim::batch(&self.shared.pool, &self.queue, want, config.lease, &config.name);
-            let pause = match until_stopped(claim, stop).await {
+            let mut want = budget.saturating_sub(self.buffer.len()).max(1);
+            let share = rules.borrow().share(&self.queue, self.concurrency);
+            if let Some(share) = share {
+                let recorded = self.shared.recorded.notified();
+                want = want.min(share.saturating_sub(self.shared.in_hand.count(&self.queue)));
+                if want == 0 {
+                    tokio::select! {
+                        () = recorded => {}
+                        _ = rules.changed() => {}
+                        () = tokio::time::sleep(config.poll_interval) => {}
+                        () = stop.cancelled() => return,
+                    }
+                    continue;
+                }
+            }
+            let claim = claim::batch(&self.shared.pool, (&self.queue, &turn), want, config.lease, &config.name);
+            let pause = match until_stopped(within(self.shared.patience(), claim), stop).await {
                 Some(Ok(jobs)) if jobs.is_empty() => {
                     trouble = Duration::ZERO;
                     let pause = rest;
-                    rest = (rest * 2).min(config.poll_interval);
+                    let recent = metered.is_some_and(|at| at.elapsed() < METERED);
+                    rest = (rest * 2).min(if recent { METERED_REST } else { config.poll_interval });
                     pause
                 }
                 Some(Ok(jobs)) => {
                     trouble = Duration::ZERO;
                     rest = FIRST_REST;
                     filled = (jobs.len() == want).then(Instant::now);
+                    if let Some(last) = jobs.last() {
+                        turn = last.lane();
+                    }
+                    if jobs.iter().any(|job| job.rate_key.is_some()) {
+                        metered = Some(Instant::now());
+                    }
                     self.shared.in_hand.take(&jobs);
                     self.buffer.push(jobs);
                     continue;

@@ -13,8 +13,18 @@ use super::claim::Claimed;
 
 struct Held {
     lease: Uuid,
+    queue: String,
     renewed: Instant,
+    begun: Begun,
     cancelled: CancellationToken,
+}
+
+/// Whether the handler runs, and whether the database knows.
+#[derive(Clone, Copy)]
+enum Begun {
+    No,
+    Unmarked(Instant),
+    Marked,
 }
 
 /// Job id → its lease. The keeper renews what is in here and nothing else.
@@ -30,7 +40,9 @@ impl InHand {
         let renewed = Instant::now();
         let mut held = self.lock();
         for job in jobs {
-            held.insert(job.id, Held { lease: job.lease, renewed, cancelled: CancellationToken::new() });
+            let cancelled = CancellationToken::new();
+            let (lease, queue) = (job.lease, job.queue.clone());
+            held.insert(job.id, Held { lease, queue, renewed, begun: Begun::No, cancelled });
         }
     }
 
@@ -44,21 +56,47 @@ impl InHand {
         }
     }
 
-    /// The job's cancellation token; `None` if its lease was lost meanwhile and it must not be begun.
-    pub fn cancellation(&self, job: &Claimed) -> Option<CancellationToken> {
-        self.lock().get(&job.id).filter(|held| held.lease == job.lease).map(|held| held.cancelled.clone())
+    /// The job is about to run. Answers its cancellation token; `None` if its lease was lost meanwhile, or must have been (this
+    /// process stood still), and it must not be begun.
+    pub fn begin(&self, job: &Claimed, lease: Duration) -> Option<CancellationToken> {
+        let mut held = self.lock();
+        let held = held.get_mut(&job.id).filter(|held| held.lease == job.lease && held.renewed.elapsed() < lease)?;
+        if matches!(held.begun, Begun::No) {
+            held.begun = Begun::Unmarked(Instant::now());
+        }
+        Some(held.cancelled.clone())
+    }
+
+    /// The jobs that have been running for `age` without a mark in the database, with the seconds since they began; in
+    /// the order of their ids.
+    pub fn unmarked(&self, age: Duration) -> Vec<(Uuid, Uuid, f64)> {
+        let held = self.lock();
+        let began = held.iter().filter_map(|(id, job)| match job.begun {
+            Begun::Unmarked(at) if at.elapsed() >= age => Some((*id, job.lease, at.elapsed().as_secs_f64())),
+            _ => None,
+        });
+        let mut began: Vec<_> = began.collect();
+        began.sort_unstable_by_key(|(id, ..)| *id);
+        began
+    }
+
+    pub fn marked(&self, jobs: impl Iterator<Item = (Uuid, Uuid)>) {
+        let mut held = self.lock();
+        for (id, lease) in jobs {
+            if let Some(job) = held.get_mut(&id).filter(|job| job.lease == lease) {
+                job.begun = Begun::Marked;
+            }
+        }
+    }
+
+    /// How many jobs of the queue are in hand.
+    pub fn count(&self, queue: &str) -> usize {
+        self.lock().values().filter(|job| job.queue == queue).count()
     }
 
     /// Asks the handler that runs under this lease to stop.
     pub fn cancel_lease(&self, id: Uuid, lease: Uuid) {
         if let Some(job) = self.lock().get(&id).filter(|held| held.lease == lease) {
-            job.cancelled.cancel();
-        }
-    }
-
-    /// Asks the job's handler to stop, if it is ours.
-    pub fn cancel(&self, id: Uuid) {
-        if let Some(job) = self.lock().get(&id) {
             job.cancelled.cancel();
         }
     }

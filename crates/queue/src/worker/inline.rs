@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Outcome, Shared, WorkerConfig, claim, hand::InHand, keeper, record, run_attempt};
+use super::{Outcome, Shared, WorkerConfig, claim, keeper, record, run_attempt};
 use crate::{JobRecord, NewJob, Registry, enqueue, find, job::ProgressFn};
 
 /// Enqueues a job as already claimed and runs its attempt here, through the same code as a worker.
@@ -21,8 +21,9 @@ pub async fn run_inline<A: Send + Sync + 'static>(
     progress: impl Fn(u64, Option<u64>) + Send + Sync + 'static,
 ) -> anyhow::Result<(Outcome, JobRecord)> {
     let inline = Inline::new(pool, registry, app);
+    let job = registry.seal(NewJob { run_at: None, ..job })?;
     let mut tx = pool.begin().await?;
-    let enqueued = enqueue(&mut *tx, &NewJob { run_at: None, ..job }).await?;
+    let enqueued = enqueue(&mut *tx, &job).await?;
     anyhow::ensure!(!enqueued.duplicate, "the same work is already queued as job {} ({})", enqueued.id, enqueued.state);
     // Claimed in the transaction that inserts it: no worker can get there first.
     let claimed = claim::one(&mut *tx, enqueued.id, inline.shared.config.lease, &inline.shared.config.name).await?;
@@ -49,7 +50,7 @@ impl<A: Send + Sync + 'static> Inline<A> {
             ..WorkerConfig::default()
         };
         let (pool, registry) = (pool.clone(), registry.clone());
-        Self { shared: Arc::new(Shared { pool, registry, app, config, in_hand: InHand::default() }) }
+        Self { shared: Arc::new(Shared::new([pool.clone(), pool], registry, app, config)) }
     }
 
     /// Claims a waiting job by its id and runs it; `None` if it is not there to be claimed.

@@ -10,21 +10,25 @@ mod fetcher;
 mod hand;
 mod inline;
 pub(crate) mod keeper;
+mod patience;
+#[cfg(test)]
+mod properties;
 pub(crate) mod record;
+mod rules;
 mod wake;
 
 use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::Duration};
 
 use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt};
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-pub(crate) use self::inline::Inline;
+pub(crate) use self::{attempt::CRASHES, inline::Inline};
 use self::{
     attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
-    record::Ended,
+    record::Ended, rules::Rules,
 };
 pub use self::{inline::run_inline, record::Outcome};
 use crate::Registry;
@@ -46,6 +50,13 @@ pub struct WorkerConfig {
     pub listen: bool,
 }
 
+impl WorkerConfig {
+    /// How long an answer of the database is waited for.
+    fn patience(&self) -> Duration {
+        (self.lease / 2).max(Duration::from_secs(2))
+    }
+}
+
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
@@ -59,13 +70,45 @@ impl Default for WorkerConfig {
     }
 }
 
+/// On which claims, outcomes and the keepers take turns. One more renews leases, and one more listens.
+const OWN_CONNECTIONS: u32 = 5;
+
 /// What the parts of one process share.
 pub(crate) struct Shared<A> {
+    /// The queue's own connections.
     pool: PgPool,
+    /// The host's, for what handlers ask of the queue.
+    host: PgPool,
     registry: Arc<Registry<A>>,
     app: Arc<A>,
     config: WorkerConfig,
     in_hand: InHand,
+    rules: Rules,
+    /// Tells that outcomes were recorded: places are free.
+    recorded: Notify,
+    /// Held by the one job that runs here of those which were running when a second worker was lost.
+    alone: Arc<Semaphore>,
+}
+
+impl<A> Shared<A> {
+    fn new([pool, host]: [PgPool; 2], registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
+        Self {
+            pool,
+            host,
+            registry,
+            app,
+            config,
+            in_hand: InHand::default(),
+            rules: Rules::default(),
+            recorded: Notify::new(),
+            alone: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// How long an answer of the database is waited for.
+    fn patience(&self) -> Duration {
+        self.config.patience()
+    }
 }
 
 /// A worker process: all its queues, one pool.
@@ -75,7 +118,20 @@ pub struct Worker<A> {
 
 impl<A: Send + Sync + 'static> Worker<A> {
     pub fn new(pool: PgPool, registry: Arc<Registry<A>>, app: Arc<A>, config: WorkerConfig) -> Self {
-        Self { shared: Arc::new(Shared { pool, registry, app, config, in_hand: InHand::default() }) }
+        // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
+        // recorded: the queue has some of its own, made and looked after like the host's.
+        let own = pool.options().clone().min_connections(0).max_connections(OWN_CONNECTIONS);
+        let mut options = (*pool.connect_options()).clone();
+        if config.listen {
+            // The server gives up just before we do: a statement that waits for a lock would wait on after we have left, and
+            // a process that is stopped within a transaction would keep its locks. (Behind a pooler connections are not ours
+            // to set up.)
+            let patience = config.patience().as_millis().saturating_sub(500).to_string();
+            options =
+                options.options([("statement_timeout", &patience), ("idle_in_transaction_session_timeout", &patience)]);
+        }
+        let own = own.connect_lazy_with(options);
+        Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
     /// Works until `shutdown` fires, then hands back what it has not begun, waits for what runs, and returns.
@@ -95,7 +151,13 @@ impl<A: Send + Sync + 'static> Worker<A> {
         // Fires when nothing is in hand any more.
         let close = CancellationToken::new();
         let keepers = TaskTracker::new();
-        keepers.spawn(keeper::renew(shared.clone(), close.clone()));
+        let renewing = keeper::renew_apart(shared.clone(), close.clone())?;
+        keepers.spawn(renewing);
+        // Whoever drops this future renews nothing any more.
+        let _closing = close.clone().drop_guard();
+        keepers.spawn(keeper::mark_begun(shared.clone(), close.clone()));
+        keepers.spawn(rules::keep_reading(shared.clone(), shutdown.clone()));
+        keepers.spawn(keeper::compact(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::promote_and_rescue(shared.clone(), shutdown.clone()));
         keepers.spawn(keeper::housekeeping(shared.clone(), shutdown.clone()));
         let acker = tokio::spawn(acker::run(shared.clone(), outcomes, close.clone()));
@@ -153,6 +215,7 @@ impl<A: Send + Sync + 'static> Worker<A> {
         if flushed.is_err() {
             tracing::warn!("ended with outcomes unrecorded; their jobs come back when the leases run out");
         }
+        let _ = tokio::time::timeout(Duration::from_secs(5), shared.pool.close()).await;
         tracing::info!(worker = shared.config.name, "worker stopped");
         ran.map_err(|error| anyhow::anyhow!("a queue's worker failed: {error}"))
     }
@@ -165,9 +228,14 @@ async fn work<A: Send + Sync + 'static>(
     abort: CancellationToken,
     ended: mpsc::Sender<Ended>,
 ) {
-    if let Some(ended_job) = run_attempt(&shared, &job, abort, None).await {
+    let end = if shared.rules.stop(&job) {
+        Some(Ended::new(&job, 0, Outcome::Released))
+    } else {
+        run_attempt(&shared, &job, abort, None).await
+    };
+    if let Some(end) = end {
         // The acker outlives all workers.
-        let _ = ended.send(ended_job).await;
+        let _ = ended.send(end).await;
     }
 }
 
@@ -178,13 +246,34 @@ async fn run_attempt<A: Send + Sync + 'static>(
     abort: CancellationToken,
     progress: Option<crate::job::ProgressFn>,
 ) -> Option<Ended> {
-    let cancelled = shared.in_hand.cancellation(job)?;
+    // A job that was in the hands of lost workers is marked before it begins: if it kills this one too, that is known. What
+    // may have killed two runs alone among its like, so that only the culprit meets the third.
+    let mut alone = None;
+    if job.crashes > 0 {
+        if job.crashes > 1 {
+            alone = tokio::select! {
+                permit = shared.alone.clone().acquire_owned() => permit.ok(),
+                () = abort.cancelled() => return Some(Ended::new(job, 0, Outcome::Released)),
+            };
+        }
+        match keeper::mark(shared, job.id, job.lease).await {
+            Ok(false) => return None,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::warn!(%error, job.id = %job.id, "could not mark a suspect as begun; it goes back");
+                return Some(Ended::new(job, 0, Outcome::Released));
+            }
+        }
+    }
+    let cancelled = shared.in_hand.begin(job, shared.config.lease)?;
     let started = std::time::Instant::now();
-    let around = Surroundings { registry: &shared.registry, app: &shared.app, cancelled, abort, progress };
+    let (registry, app, pool) = (&shared.registry, &shared.app, &shared.host);
+    let patience = shared.patience();
+    let around = Surroundings { registry, app, pool, patience, cancelled, abort, progress };
     let span = attempt::span(job);
-    let (outcome, retention_days) = attempt::run(job, around).instrument(span.clone()).await;
-    observe(job, &outcome, started.elapsed(), &span);
-    Some(Ended::new(job, retention_days, outcome))
+    let ended = attempt::run(job, around).instrument(span.clone()).await;
+    observe(job, &ended.outcome, started.elapsed(), &span);
+    Some(Ended { alone, ..ended })
 }
 
 fn observe(job: &Claimed, outcome: &Outcome, took: Duration, span: &tracing::Span) {
