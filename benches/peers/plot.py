@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("svg")
 # Text stays text, and the file is the same for the same figures.
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "backroom", "font.size": 9}
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot, ticker  # noqa: E402
 
 PANELS = [
     ("drain", "Drain of no-op jobs, jobs/s", False),
@@ -32,6 +32,9 @@ for axis, (name, title, logarithmic) in zip(axes.flat, PANELS):
     axis.set_title(title, loc="left")
     if logarithmic and values:
         axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(5))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.margins(x=0.2)
     axis.spines[["top", "right"]].set_visible(False)
 figure.suptitle(document["title"])
