@@ -383,7 +383,6 @@ class Comparison:
                 columns = {row[0] for row in db.rows(
                     "select column_name from information_schema.columns where table_schema = 'queue' and table_name = 'jobs'"
                 )}  # fmt: skip
-                lane, lane_value = (", lane", ", ''") if "lane" in columns else ("", "")
                 # Building the indexes afterwards is quicker.
                 indexes = db.rows(
                     "select format('%I.%I', schemaname, indexname), indexdef from pg_indexes where schemaname = 'queue'"
@@ -392,9 +391,9 @@ class Comparison:
                 for name, _ in indexes:
                     db.rows(f"drop index {name}")
                 db.rows(
-                    f"insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args{lane})"
+                    f"insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args)"
                     f" select ('0197{there:04x}-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'debug.noop',"
-                    f" 'available', now(), 10, '{{}}'{lane_value} from generate_series(1, {count - there}) n"
+                    f" 'available', now(), 10, '{{}}' from generate_series(1, {count - there}) n"
                 )
                 for _, definition in indexes:
                     db.rows(definition)
