@@ -28,7 +28,7 @@ use tracing::Instrument;
 pub(crate) use self::{attempt::CRASHES, inline::Inline};
 use self::{
     attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
-    record::Ended, rules::Rules,
+    patience::impatient, record::Ended, rules::Rules,
 };
 pub use self::{inline::run_inline, record::Outcome};
 use crate::Registry;
@@ -60,6 +60,13 @@ impl Default for WorkerConfig {
             shutdown_timeout: Duration::from_secs(25),
             listen: true,
         }
+    }
+}
+
+impl WorkerConfig {
+    /// How long an answer of the database is waited for.
+    fn patience(&self) -> Duration {
+        (self.lease / 2).max(Duration::from_secs(2))
     }
 }
 
@@ -98,9 +105,8 @@ impl<A> Shared<A> {
         }
     }
 
-    /// How long an answer of the database is waited for.
     fn patience(&self) -> Duration {
-        (self.config.lease / 2).max(Duration::from_secs(2))
+        self.config.patience()
     }
 }
 
@@ -114,7 +120,10 @@ impl<A: Send + Sync + 'static> Worker<A> {
         // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
         // recorded: the queue has some of its own, made and looked after like the host's.
         let own = pool.options().clone().min_connections(0).max_connections(OWN_CONNECTIONS);
-        let own = own.connect_lazy_with((*pool.connect_options()).clone());
+        let options = pool.connect_options();
+        // A pooler would hand our settings on to others.
+        let options = if config.listen { impatient(&options, config.patience()) } else { (*options).clone() };
+        let own = own.connect_lazy_with(options);
         Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
 
