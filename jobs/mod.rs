@@ -1,8 +1,13 @@
 //! What the product does in the background: one file per job, a folder per family, the file's name is the kind.
 
+use std::sync::Arc;
+
 use backroom_queue::{Registry, registry};
 
-use crate::{config::Config, context::App};
+use crate::{
+    config::Config,
+    context::{App, JobSealer},
+};
 
 pub mod billing;
 pub mod debug;
@@ -18,13 +23,14 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::EscalateInvoice,       // by the sweep, after the last reminder
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
-    ];
+    ]
+    .sealed_by(Arc::new(JobSealer::new(&config.vault)));
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc};
+    use std::path::Path;
 
     use backroom_queue::{Job, Outcome};
 
@@ -57,7 +63,7 @@ mod tests {
         let world = World::new().await;
         let mut config = world.app.config.clone();
         config.jobs.debug_kinds = false;
-        assert!(Arc::new(super::registry(&config)).kinds().all(|kind| !kind.name.starts_with("debug.")));
+        assert!(super::registry(&config).kinds().all(|kind| !kind.name.starts_with("debug.")));
     }
 
     #[tokio::test]
@@ -71,6 +77,8 @@ mod tests {
         assert_eq!(world.run(&debug::Hold { ms: 1 }).await, Outcome::Completed { result: None });
         assert!(matches!(world.run(&debug::Fail { times: 1 }).await, Outcome::Retryable { .. }));
         assert!(matches!(world.run(&debug::Panic {}).await, Outcome::Retryable { .. }));
+        let sealed = debug::Sealed { secret: "hush".to_owned(), ends: debug::Ends::Done };
+        assert!(matches!(world.run(&sealed).await, Outcome::Completed { result: Some(_) }));
         for line in ["one", "two"] {
             world.run(&debug::Append { path: path.clone(), line: line.to_owned(), after_ms: 0 }).await;
         }

@@ -4,23 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use backroom_queue::{
-    Registry,
+    Registry, SealedPlace, Sealer,
     scheduler::{Schedules, TenantZone, Tenants},
 };
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::{TryFutureExt, future::BoxFuture};
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
 use crate::{
-    config::{Config, Database},
+    config::{Config, Database, VaultConfig},
     domain::Clock,
     mail::{Mailer, MailerOptions},
     store::{StoreError, organizations},
     tenant,
-    vault::Vault,
+    vault::{Place, Vault, VaultError},
 };
 
 /// What runs by the clock, unless `scheduler.file` names another file.
@@ -55,6 +57,42 @@ impl App {
             timeout: Duration::from_secs(config.mail.timeout_s),
         })?;
         Ok(Arc::new(Self { config, db, vault, mailer, clock }))
+    }
+}
+
+/// Seals the arguments and results of sealed kinds with the vault's keys. Without keys it refuses when it is asked, so that
+/// commands that touch no sealed kind need none.
+pub struct JobSealer(Result<Vault, VaultError>);
+
+impl JobSealer {
+    pub fn new(config: &VaultConfig) -> Self {
+        Self(Vault::from_keys(&config.keys, config.index_key.as_ref()))
+    }
+
+    fn vault(&self) -> Result<&Vault, VaultError> {
+        self.0.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// A job of the platform as a whole has no organization; no slug is empty.
+fn place_of<'a>(place: &SealedPlace<'a>) -> Place<'a> {
+    let organization = place.tenant.unwrap_or_default();
+    Place { organization, table: "queue.jobs", column: place.part, row: place.job_id }
+}
+
+impl Sealer for JobSealer {
+    fn seal(&self, place: &SealedPlace<'_>, plain: &Value) -> anyhow::Result<String> {
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(self.vault()?.seal_json(&place_of(place), plain)?))
+    }
+
+    fn open(&self, place: &SealedPlace<'_>, sealed: &str) -> anyhow::Result<Value> {
+        let sealed = BASE64_URL_SAFE_NO_PAD.decode(sealed).map_err(|_| VaultError::NotSealed)?;
+        Ok(self.vault()?.open_json(&place_of(place), &sealed)?)
+    }
+
+    fn index(&self, tenant: Option<&str>, kind: &str, key: &str) -> anyhow::Result<String> {
+        let index = self.vault()?.blind_index(tenant.unwrap_or_default(), "queue.unique_keys", kind, key);
+        Ok(BASE64_URL_SAFE_NO_PAD.encode(index))
     }
 }
 

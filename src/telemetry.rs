@@ -45,9 +45,14 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let backtrace = std::backtrace::Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let message = match panic.payload_as_str() {
+        // It is kept with the job, sealed.
+        _ if backroom_queue::in_sealed_job() => "in the handler of a sealed job",
+        message => message.unwrap_or("without a message"),
+    };
     tracing::error!(
         message = "a thread panicked",
-        panic = panic.payload_as_str().unwrap_or("without a message"),
+        panic = message,
         location = panic.location().map(ToString::to_string),
         thread = thread.name(),
         backtrace,

@@ -41,7 +41,11 @@ class Psql:
     def __init__(self, url):
         command = [os.environ.get("PSQL", "psql"), "-XAtq", "-F", "\t", url]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        # Notices would stand between the rows.
+        quiet = os.environ | {"PGOPTIONS": "-c client_min_messages=error"}
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, bufsize=1, env=quiet
+        )
 
     def rows(self, sql):
         try:
@@ -77,7 +81,11 @@ class Worker:
         self.process = start_driver(system, order, stdin=subprocess.PIPE)
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
-        self.ready = self.line(60)["ready"]
+        first = self.line(60)
+        if first is None:
+            self.kill()
+            raise RuntimeError("the worker did not start within a minute")
+        self.ready = first["ready"]
 
     def read(self):
         for line in self.process.stdout:
@@ -244,12 +252,22 @@ class Comparison:
     def __init__(self, server, systems, plan):
         self.server, self.systems, self.plan = server, systems, plan
         self.samples = {system.key: {} for system in systems}
+        self.waits = {system.key: {} for system in systems}
+        self.pooled = {system.key: {} for system in systems}
         self.failures = {}
 
     def note(self, system, name, value):
         if value is not None:
             self.samples[system.key].setdefault(name, []).append(value)
-            say(f"  {system.name}: {name} {value:,.4g}" if not isinstance(value, list) else f"  {system.name}: {name}")
+            say(f"  {system.name}: {name} {value:,.4g}")
+
+    def note_waits(self, system, name, waits):
+        """Percentiles are of all rounds' waits together; a round alone has too few for its 99th."""
+        pooled = self.waits[system.key].setdefault(name, [])
+        pooled += waits
+        for label, share in (("p50", 0.5), ("p99", 0.99)):
+            self.note(system, f"{name}_{label}", percentile(waits, share))
+            self.pooled[system.key][f"{name}_{label}"] = percentile(pooled, share)
 
     def each(self, title, systems, measure):
         say(f"{title} …")
@@ -302,9 +320,7 @@ class Comparison:
             time.sleep(1)
             starts, now = worker.stop(), time.time()
         for phase, offered in phases.items():
-            waits = latencies(offered["commits"], starts, now)
-            self.note(system, f"pickup_{phase}_p50", percentile(waits, 0.5))
-            self.note(system, f"pickup_{phase}_p99", percentile(waits, 0.99))
+            self.note_waits(system, f"pickup_{phase}", latencies(offered["commits"], starts, now))
 
     def waiting(self, system):
         """A million jobs wait in the same queue: how fast they go, and how long an urgent one waits."""
@@ -324,9 +340,7 @@ class Comparison:
                 offered = offer(system, url, 50, self.plan.load_s, 0, urgent=True)
                 time.sleep(1)
                 starts, now = worker.stop(), time.time()
-            waits = latencies(offered["commits"], starts, now)
-            self.note(system, "waiting_urgent_p50", percentile(waits, 0.5))
-            self.note(system, "waiting_urgent_p99", percentile(waits, 0.99))
+            self.note_waits(system, "waiting_urgent", latencies(offered["commits"], starts, now))
 
     def held(self, system):
         """500 jobs/s while another session holds a transaction with a snapshot and an id."""
@@ -370,20 +384,29 @@ class Comparison:
                     "select column_name from information_schema.columns where table_schema = 'queue' and table_name = 'jobs'"
                 )}  # fmt: skip
                 lane, lane_value = (", lane", ", ''") if "lane" in columns else ("", "")
+                # Building the indexes afterwards is quicker.
+                indexes = db.rows(
+                    "select format('%I.%I', schemaname, indexname), indexdef from pg_indexes where schemaname = 'queue'"
+                    " and tablename = 'jobs' and indexname not in (select conname from pg_constraint)"
+                )
+                for name, _ in indexes:
+                    db.rows(f"drop index {name}")
                 db.rows(
                     f"insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args{lane})"
                     f" select ('0197{there:04x}-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'debug.noop',"
                     f" 'available', now(), 10, '{{}}'{lane_value} from generate_series(1, {count - there}) n"
                 )
+                for _, definition in indexes:
+                    db.rows(definition)
                 there = count
                 settle(db)
                 say(f"  {count:,} waiting jobs written in {time.time() - began:.0f} s")
-                db.rows("select pg_stat_statements_reset()")
+                self.server.admin.rows("select pg_stat_statements_reset()")
                 # Ten handlers of 50 ms: claims of a handful of jobs, as an ordinary queue has them.
                 with working(system, url, concurrency=10, sleep_ms=50) as worker:
                     time.sleep(self.plan.load_s)
                     worker.stop()
-                mean, most, rows, calls = db.rows(
+                mean, most, rows, calls = self.server.admin.rows(
                     "select mean_exec_time, max_exec_time, rows, calls from pg_stat_statements"
                     " where query ilike '%for update skip locked%' and query ilike '%queue.jobs%' and rows > 0"
                     " order by calls desc limit 1"

@@ -216,8 +216,9 @@ PEERS = [
         left="select count(*) from apalis.jobs where status not in ('Done', 'Failed', 'Killed')",
         schemas=["apalis"],
         jobs={"defaults": 10_000, "best": 40_000},
-        defaults="batches of 10, tasks locked, looks every 100 ms (without a poll strategy: with each heartbeat, 30 s)",
-        best="`batch_size: 500`, `lock_tasks: false`, `with_pubsub()`, `parallelize(tokio::spawn)` (its basic example)",
+        defaults="batches of 10, tasks locked, no poll strategy: an idle worker looks again with its heartbeat, every 30 s",
+        best="`batch_size: 500`, `lock_tasks: false`, `with_pubsub()`, `parallelize(tokio::spawn)` (its basic example), "
+        "`poll_with_interval(100ms)`",
     ),
     Peer(
         name="procrastinate",

@@ -49,7 +49,7 @@ def document(comparison, skipped, server, took):
     systems = []
     for system in comparison.systems:
         samples = comparison.samples[system.key]
-        medians = {name: statistics.median(values) for name, values in samples.items()}
+        medians = {name: statistics.median(values) for name, values in samples.items()} | comparison.pooled[system.key]
         settings = system.peer.best if system.best else system.peer.defaults
         systems.append({
             "key": system.key, "name": system.name, "peer": system.peer.name, "version": system.peer.version,
@@ -179,8 +179,8 @@ def markdown(found, plot):
         f" minutes of measuring on {found['cores']} cores. Everything ran on one PostgreSQL {server['server_version']}"
         f" (`fsync {server['fsync']}`, `synchronous_commit {server['synchronous_commit']}`,"
         f" `shared_buffers {server['shared_buffers']}`) on the same machine, one worker process each, at most 64 handlers at"
-        f" once, every system in a database of its own, {found['rounds']} interleaved round(s), medians. What the rows mean is"
-        " in [benchmarks.md](../benchmarks.md).",
+        f" once, every system in a database of its own. Interleaved rounds: {found['rounds']}; rates are their medians,"
+        " percentiles are taken over all of them. What the rows mean is in [benchmarks.md](../benchmarks.md).",
         "",
         "## Targets",
         "",

@@ -32,7 +32,7 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, batch, kind, effect, queue, schedule or key
+  3    there is no such organization, job, batch, plan, kind, effect, queue, schedule or key
   4    the job ended, and not well: it failed, was cancelled or was discarded; or one of the batch's did
   130  a process was stopped at once by a second signal
 
@@ -91,7 +91,7 @@ enum Command {
     /// Keys with which programs call the API
     #[command(subcommand, after_help = "Example:\n  backroom api-key create --org acme --json")]
     ApiKey(api_key::ApiKey),
-    /// Jobs: run, enqueue, list, show, watch, retry, cancel, kinds
+    /// Jobs: run, enqueue, list, show, why, watch, retry, cancel, discard, bulk, dump, kinds
     #[command(subcommand, after_help = "Example:\n  backroom job list --state discarded")]
     Job(job::Job),
     /// Effects of jobs on the outside world: list, resolve
@@ -218,6 +218,14 @@ mod tests {
             "job watch",
             "job retry",
             "job cancel",
+            "job discard",
+            "job why",
+            "job dump",
+            "job bulk retry",
+            "job bulk cancel",
+            "job bulk discard",
+            "job bulk apply",
+            "job bulk show",
             "job kinds",
             "effect list",
             "effect resolve",

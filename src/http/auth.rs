@@ -152,6 +152,32 @@ impl FromRequestParts<ApiState> for Operator {
     }
 }
 
+/// The operator everywhere, or an organization's program within its organization.
+pub struct Within<P>(Option<May<P>>);
+
+impl<P> Within<P> {
+    /// The organization's program; `None`: the operator.
+    pub fn caller(&self) -> Option<&Caller> {
+        self.0.as_deref()
+    }
+
+    /// The partition of the queue that it may see; `None`: all of it.
+    pub fn tenant(&self) -> Option<&str> {
+        self.caller().map(Caller::tenant)
+    }
+}
+
+impl<P: Permission> FromRequestParts<ApiState> for Within<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        if let Some(Identity::Operator) = parts.extensions.get::<Identity>() {
+            return Ok(Self(None));
+        }
+        May::from_request_parts(parts, state).await.map(|may| Self(Some(may)))
+    }
+}
+
 /// Who the request says it is; a request extension.
 #[derive(Clone)]
 enum Identity {

@@ -158,6 +158,8 @@ async fn create(
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
+    let jobs = jobs.into_iter().map(|job| jobs::sealed(&state, job)).collect::<Result<Vec<_>, _>>()?;
+    let then = then.map(|job| jobs::sealed(&state, job)).transpose()?;
     let batch = NewBatch { name, tenant: Some(caller.tenant().to_owned()), then, ..NewBatch::default() };
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,

@@ -1,4 +1,4 @@
-//! Jobs: enqueue one or many, look, cancel, retry (API-2); and the kinds there are.
+//! Jobs: enqueue one or many, look, cancel, discard, retry (API-2); and the kinds there are.
 
 use axum::{
     Json,
@@ -7,8 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use backroom_queue::{
-    self as queue, CancelOutcome, Enqueued, JobFilter, JobRecord, JobState, Kind, NewJob, Registry, RetryOutcome,
-    TraceParent, Unique,
+    self as queue, CancelOutcome, DiscardOutcome, Enqueued, JobFilter, JobRecord, JobState, Kind, NewJob, Registry,
+    RetryOutcome, TraceParent, Unique,
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ pub fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(enqueue, list))
         .routes(routes!(show))
         .routes(routes!(cancel))
+        .routes(routes!(discard))
         .routes(routes!(retry))
         .routes(routes!(kinds))
 }
@@ -110,7 +111,7 @@ struct BulkEnqueued {
 #[derive(ToSchema)]
 #[schema(as = JobState, rename_all = "lowercase")]
 #[expect(dead_code, reason = "stands in the document for the queue's own type")]
-enum JobStateView {
+pub enum JobStateView {
     Scheduled,
     Available,
     Running,
@@ -147,8 +148,17 @@ struct JobView {
     reason: Option<String>,
     /// W3C trace context of the request that enqueued it.
     trace: Option<String>,
+    /// The rate limit that it runs under.
+    rate_key: Option<String>,
+    /// The batch that it is a member of.
+    batch_id: Option<Uuid>,
+    /// Workers that were lost while they ran it, or may have; after three it is discarded.
+    crashes: u32,
     created_at: DateTime<Utc>,
+    /// When a worker last took it.
     attempted_at: Option<DateTime<Utc>>,
+    /// When the handler of its last attempt began; null for one that ended within the first moments.
+    begun_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
 }
 
@@ -233,8 +243,12 @@ impl From<JobRecord> for JobView {
             result: job.result,
             reason: job.reason,
             trace: job.trace,
+            rate_key: job.rate_key,
+            batch_id: job.batch_id,
+            crashes: job.crashes,
             created_at: job.created_at,
             attempted_at: job.attempted_at,
+            begun_at: job.begun_at,
             finished_at: job.finished_at,
         }
     }
@@ -267,6 +281,7 @@ async fn enqueue(
     posted: Posted<EnqueueRequest>,
 ) -> Result<Response, Problem> {
     let job = new_job(&state, &caller, &trace, posted.body, "").map_err(Problem::fields)?;
+    let job = sealed(&state, job)?;
     // Without a key there is nothing to keep: one statement is the whole transaction.
     if posted.idempotency.is_none() {
         return Ok(accepted(queue::enqueue(&state.app.db, &job).await?).into_response());
@@ -292,6 +307,7 @@ async fn enqueue_bulk(
     posted: Posted<BulkRequest>,
 ) -> Result<Response, Problem> {
     let jobs = new_jobs(&state, &caller, &trace, posted.body.jobs).map_err(Problem::fields)?;
+    let jobs = jobs.into_iter().map(|job| sealed(&state, job)).collect::<Result<Vec<_>, _>>()?;
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
@@ -299,6 +315,11 @@ async fn enqueue_bulk(
     let enqueued = queue::enqueue_many(&mut *work, &jobs).await?;
     let jobs = enqueued.into_iter().map(EnqueuedView::from).collect();
     work.finish(Answer::new(StatusCode::ACCEPTED, &BulkEnqueued { jobs })).await
+}
+
+/// The job as it may be stored: a sealed kind's arguments are sealed.
+pub fn sealed(state: &ApiState, job: NewJob) -> Result<NewJob, Problem> {
+    state.registry.seal(job).map_err(Problem::internal)
 }
 
 /// Checks a list of entries whole: every field at fault is named, with the place of its entry.
@@ -495,6 +516,33 @@ async fn cancel(
     };
     let job = queue::find(&mut work, id, Some(caller.tenant())).await?.ok_or_else(|| Problem::not_found("job"))?;
     work.finish(Answer::new(status, &JobView::from(job))).await
+}
+
+/// Makes a waiting job a dead letter.
+#[utoipa::path(
+    post, path = "/jobs/{id}/discard", tag = "jobs", operation_id = "discard_job",
+    security(("api_key" = ["jobs:write"])),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, description = "Discarded", body = JobView), Problems)
+)]
+async fn discard(
+    State(state): State<ApiState>,
+    caller: May<JobsWrite>,
+    Id(id): Id,
+    posted: NoBody,
+) -> Result<Response, Problem> {
+    let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    match queue::discard(&mut work, id, Some(caller.tenant()), "discarded through the API").await? {
+        DiscardOutcome::Discarded => {}
+        DiscardOutcome::Running => return Err(Problem::conflict("the job is running; cancel it")),
+        DiscardOutcome::AlreadyFinished => return Err(Problem::conflict("the job has ended already")),
+        DiscardOutcome::NotFound => return Err(Problem::not_found("job")),
+    }
+    let job = queue::find(&mut work, id, Some(caller.tenant())).await?.ok_or_else(|| Problem::not_found("job"))?;
+    work.finish(Answer::new(StatusCode::OK, &JobView::from(job))).await
 }
 
 /// Makes a discarded, cancelled or waiting job available again, with a fresh set of attempts.

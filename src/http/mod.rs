@@ -4,10 +4,12 @@
 mod api_keys;
 mod auth;
 mod batches;
+mod bulk_actions;
 mod companies;
 mod cursor;
 mod edge;
 mod effects;
+mod explain;
 mod extract;
 mod health;
 mod idempotency;
@@ -111,6 +113,8 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
     let resources = OpenApiRouter::new()
         .merge(jobs::routes())
         .merge(batches::routes())
+        .merge(explain::routes())
+        .merge(bulk_actions::routes())
         .merge(jobs::bulk_routes().merge(batches::bulk_routes()).merge(invoices::import_routes()).layer(large_bodies))
         .merge(companies::routes())
         .merge(invoices::routes())

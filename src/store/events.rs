@@ -64,6 +64,20 @@ pub async fn append_many(db: &mut PgConnection, events: &[NewEvent<'_>], now: Da
     Ok(())
 }
 
+/// What an actor did after the event or the job with the id `after`, oldest first.
+pub async fn by_actor(db: &mut PgConnection, actor: &str, after: Uuid, limit: i64) -> Result<Vec<Event>, StoreError> {
+    // Ids are in the order of time, so the primary key narrows it.
+    Ok(sqlx::query_as!(
+        Event,
+        "select id, topic, kind, payload, actor, created_at from events where actor = $1 and id > $2 order by id limit $3",
+        actor,
+        after,
+        limit
+    )
+    .fetch_all(db)
+    .await?)
+}
+
 /// A topic's events, or all.
 pub async fn page(db: &mut PgConnection, topic: Option<&str>, page: Page) -> Result<Vec<Event>, StoreError> {
     let mut query = QueryBuilder::new("select id, topic, kind, payload, actor, created_at from events where true");

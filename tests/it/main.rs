@@ -6,6 +6,7 @@ mod contract;
 mod database;
 mod demo;
 mod operations;
+mod operators;
 mod reminders;
 mod secrets;
 mod smtp;

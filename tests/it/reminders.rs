@@ -53,19 +53,25 @@ async fn workers_killed_in_the_middle_of_sending_leave_one_mail_per_invoice_and_
     assert_eq!(received.len(), INVOICES as usize, "every company got its reminder");
     for (recipient, messages) in &received {
         assert_eq!(messages.len(), 1, "{recipient} got {messages:?}: more than one mail for one invoice and stage");
+        assert!(messages.values().all(|copies| *copies <= 3), "{recipient} got {messages:?}: more than three copies");
     }
     let again = mailbox.accepted().len() - received.len();
     println!("{again} of {INVOICES} messages were handed over again under the same Message-ID after a kill");
     // Every job is accounted for, and the books agree with the mail server.
     let reminders = "select count(*) from queue.finished_jobs where kind = 'billing.remind_invoice'";
     assert_eq!(count(&database.pool, reminders).await, i64::from(INVOICES));
+    // One whose worker was killed three times in the middle of it is left to an operator (PLAT-20, PLAT-21).
     let lost = "select count(*) from queue.finished_jobs where state = 'discarded'";
-    assert_eq!(count(&database.pool, lost).await, 0);
+    let failed = "select count(*) from org_acme.invoices where reminder_failed_at is not null";
+    let failed = count(&database.pool, failed).await;
+    println!("{failed} of them were left to an operator");
+    assert_eq!(count(&database.pool, lost).await, failed);
+    assert!(failed < i64::from(INVOICES) / 4, "{failed}");
     let sent = "select count(*) from org_acme.deliveries where state = 'sent'";
-    assert_eq!(count(&database.pool, sent).await, i64::from(INVOICES));
+    assert_eq!(count(&database.pool, sent).await, i64::from(INVOICES) - failed);
     let stages =
         "select count(*) from org_acme.invoices where reminder_stage = 1 and last_reminder_sent_at is not null";
-    assert_eq!(count(&database.pool, stages).await, i64::from(INVOICES));
+    assert_eq!(count(&database.pool, stages).await, i64::from(INVOICES) - failed);
     database.close().await.expect("dropped");
 }
 

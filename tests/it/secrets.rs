@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use backroom::{tenant::testing::TestDatabase, vault};
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Program, eventually, free_address, mailbox, overdue_organization};
+use crate::support::{Program, api::World, eventually, free_address, mailbox, overdue_organization, until};
 
 /// Everything that was said, by who said it.
 #[derive(Default)]
@@ -221,4 +222,107 @@ async fn planted_secrets_are_found_nowhere() {
     }
     assert!(told.is_empty(), "{}", told.join("\n"));
     database.close().await.expect("dropped");
+}
+
+/// PLAT-16, VAULT-4: a sealed kind through every door, in every way that its jobs end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_jobs_secret_is_found_nowhere() {
+    const SECRET: &str = "planted-job-secret";
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let world = World::with("start", |program| {
+        let program = program.with("RUST_BACKTRACE", "1").without("BACKROOM__LOG__FILTER");
+        program.with("BACKROOM__LOG__FILTER", "trace").with("BACKROOM__LOG__FORMAT", "json").logging_to(log.path())
+    })
+    .await;
+    let mut said = Said::default();
+    let entry = |n: usize, ends: &str| {
+        let args = json!({ "secret": format!("{SECRET}-{n}"), "ends": ends });
+        json!({ "kind": "debug.sealed", "args": args, "max_attempts": 2 })
+    };
+    let ways = ["done", "failed", "panicked", "cancelled", "discarded"];
+    let bulk: Vec<Value> = ways.iter().enumerate().map(|(n, ends)| entry(n, ends)).collect();
+    let one = entry(1000, "done");
+    let first = world.api.post_with("/api/v1/jobs", &[("Idempotency-Key", "one")], &one).await;
+    let again = world.api.post_with("/api/v1/jobs", &[("Idempotency-Key", "two")], &one).await;
+    assert_eq!((first.status, again.status), (202, 202), "{}", first.text);
+    let mut keyed = entry(1001, "done");
+    (keyed["unique_key"], keyed["run_at"]) = (json!(SECRET), json!("2036-01-01T00:00:00Z"));
+    let (keyed, twice) = (world.api.post("/api/v1/jobs", &keyed).await, world.api.post("/api/v1/jobs", &keyed).await);
+    assert_eq!(keyed.json()["id"], twice.json()["id"], "PLAT-6: {}", twice.text);
+    let many = world.api.post("/api/v1/jobs/bulk", &json!({ "jobs": bulk })).await;
+    let batch = json!({ "jobs": [entry(20, "done"), entry(21, "discarded")], "then": entry(22, "done") });
+    let batch = world.api.post("/api/v1/batches", &batch).await;
+    assert_eq!((many.status, batch.status), (202, 202), "{}{}", many.text, batch.text);
+    let mut wrong = entry(30, "done");
+    wrong["args"]["ends"] = json!(SECRET);
+    let wrong = world.api.post("/api/v1/jobs", &wrong).await;
+    assert_eq!(wrong.problem(422, "validation"), ["args.ends invalid"]);
+    let args = |n: usize, ends: &str| entry(n, ends)["args"].to_string();
+    for command in [
+        &["job", "enqueue", "debug.sealed", "--org", "acme", "--args", &args(40, "failed")][..],
+        &["job", "enqueue", "debug.sealed", "--args", &args(41, "done")],
+        &["job", "run", "debug.sealed", "--org", "acme", "--verbose", "--args", &args(42, "done")],
+        &["job", "run", "debug.sealed", "--verbose", "--json", "--args", &args(43, "failed")],
+        &["job", "run", "debug.sealed", "--verbose", "--args", &args(44, "panicked")],
+    ] {
+        let ran = world.program.run(command).await;
+        assert!(matches!(ran.code, Some(0 | 4)), "{}", ran.stderr);
+        said.hear(command[..3].join(" "), format!("{}{}", ran.stdout, ran.stderr));
+    }
+    let unfinished = "select count(*) from queue.jobs where max_attempts = 2 and attempt < 2 and state <> 'scheduled'";
+    until(&world.database.pool, unfinished, 0).await;
+    let follow = "select count(*) from queue.finished_jobs f join queue.batches b on b.then_job_id = f.id";
+    until(&world.database.pool, follow, 1).await;
+    // Seven if the first was over before it came again.
+    let done = "select least(count(*), 6) from queue.finished_jobs where state = 'completed' and result ? '$sealed' and args ? '$sealed'";
+    until(&world.database.pool, done, 6).await;
+
+    for id in many.json()["jobs"].as_array().expect("jobs").iter().filter_map(|job| job["id"].as_str()) {
+        said.hear("a job", world.api.job(id).await.to_string());
+        let shown = world.program.run(&["job", "show", id]).await;
+        assert!(shown.stdout.contains("$sealed"), "{}", shown.stdout);
+        said.hear("job show", shown.stdout);
+    }
+    said.hear("the batch", world.api.get(batch.header("location")).await.text);
+    for answer in [first, again, keyed, twice, many, batch, wrong] {
+        said.hear("a post", answer.text);
+    }
+    said.hear("the jobs", world.api.get("/api/v1/jobs?limit=200").await.text);
+    said.hear("job list", world.program.run(&["job", "list", "--json"]).await.stdout);
+    said.hear("every row", every_row(&world.database).await);
+    let World { database, process, .. } = world;
+    process.stop().await;
+    let log = std::fs::read_to_string(log.path()).expect("the log");
+    assert!(log.contains("in the handler of a sealed job") && log.contains("job discarded"), "at trace level");
+    said.hear("the log", log);
+
+    let mut told = said.who_told(SECRET);
+    // In base64, however it is aligned there.
+    for shift in 0..3 {
+        told.extend(said.who_told(&BASE64_STANDARD_NO_PAD.encode(&SECRET.as_bytes()[shift..shift + 15])));
+    }
+    assert!(told.is_empty(), "{}", told.join("\n"));
+    database.close().await.expect("dropped");
+}
+
+/// PLAT-16: with another key on the worker than on the server a job waits, and says for what.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_job_waits_for_a_worker_with_its_key() {
+    let world = World::new("server").await;
+    let body = json!({ "kind": "debug.sealed", "args": { "secret": "x" }, "max_attempts": 1 });
+    let queued = world.api.post("/api/v1/jobs", &body).await.json();
+    let id = queued["id"].as_str().expect("an id");
+    let other = world.program.clone().without("BACKROOM__VAULT__KEYS");
+    let stranger = other.with("BACKROOM__VAULT__KEYS", vault::generate_key()).start(&["worker"]);
+    let waits = world.api.until_job(id, "retryable").await;
+    stranger.stop().await;
+    assert_eq!((&waits["attempt"], waits["errors"].as_array().map(Vec::len)), (&json!(0), Some(1)), "{waits}");
+    let error = waits["errors"][0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("needs vault key"), "{error}");
+
+    let worker = world.program.start(&["worker"]);
+    assert_eq!(world.program.run(&["job", "retry", id]).await.code, Some(0));
+    world.api.until_job(id, "completed").await;
+    worker.stop().await;
+    world.close().await;
 }

@@ -88,14 +88,16 @@ $$;
 -- which they were taken: the last one's lane is the next claim's `p_after`.
 --
 -- A claim need not survive a crash of the database (the job is then available again, and the fence refuses its
--- outcome), so it alone does not wait for the disk.
+-- outcome), so it alone does not wait for the disk. Its plans are kept: what they must not be, made while the table was
+-- empty, is switched off.
 create function queue.claim(
     p_queue text, p_limit integer, p_lease uuid, p_lease_s float8, p_worker text, p_after text
 ) returns table (
     id uuid, kind text, tenant text, attempt integer, max_attempts integer, args jsonb, trace text, created_at timestamptz,
     rate_key text, batch_id uuid, crashes smallint, cancel_requested boolean, waited_s float8, last_error text
 )
-language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off as $$
+language plpgsql set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 #variable_conflict use_column
 declare
     rules    queue.queues;

@@ -102,7 +102,8 @@ struct Event {
     reason: Option<String>,
 }
 
-/// Everything about a job; with a tenant, only of that tenant's. `None`: there is no such job.
+/// Everything about a job; with a tenant, only of that tenant's, and without the names of workers. `None`: there is no such
+/// job.
 ///
 /// Unless `with_args`, every text and number in arguments, result and effects' outcomes is replaced by its type and length. What
 /// is stored sealed is shown as it is stored: sealed.
@@ -123,7 +124,13 @@ pub async fn dump(
             Some(trail) => serde_json::from_value(trail).map_err(|e| sqlx::Error::Decode(Box::new(e)))?,
             None => Vec::new(),
         };
-        let (changes, leases) = (changes(&job, &events), leases(&job, &beyond, &events));
+        let (mut changes, mut leases) = (changes(&job, &events), leases(&job, &beyond, &events));
+        if tenant.is_some() {
+            job.worker = None;
+            job.errors.iter_mut().for_each(|error| error.worker.clear());
+            changes.iter_mut().for_each(|change| change.worker = None);
+            leases.iter_mut().for_each(|lease| lease.worker = None);
+        }
         if !with_args {
             redact(&mut job.args);
             job.result.iter_mut().for_each(redact);

@@ -23,9 +23,9 @@ const KEEP_DAYS: u16 = 30;
 /// `T` is what the call answers. It is kept as JSON, and whoever asks for the same key later gets it instead of a call.
 #[must_use = "nothing happens before `call`"]
 pub struct Effect<'a, T> {
-    pub(crate) pool: &'a PgPool,
-    pub(crate) job: &'a JobInfo,
-    pub(crate) lease: Uuid,
+    pool: &'a PgPool,
+    job: &'a JobInfo,
+    lease: Uuid,
     key: String,
     rule: Rule<'a, T>,
     keep_days: u16,

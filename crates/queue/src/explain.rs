@@ -271,7 +271,8 @@ struct Surroundings {
     last_claim: Option<DateTime<Utc>>,
 }
 
-/// Why the job has not run, or what became of it; with a tenant, only of that tenant's. `None`: there is no such job.
+/// Why the job has not run, or what became of it; with a tenant, only of that tenant's, and without the names of workers.
+/// `None`: there is no such job.
 pub async fn explain(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> sqlx::Result<Option<Why>> {
     let unfinished: Option<Unfinished> = sqlx::query_as(
         "select queue, tenant, lane, state, priority, run_at, attempt, max_attempts, held, rate_key, crashes, worker,
@@ -286,7 +287,7 @@ pub async fn explain(db: &mut PgConnection, id: Uuid, tenant: Option<&str>) -> s
     let Some(job) = unfinished else { return finished(db, id, tenant).await };
     let state: JobState = job.state.parse().map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
     let (mut reasons, expected_at) = match job.lease_until {
-        Some(lease_until) => (vec![job.running(lease_until)], None),
+        Some(lease_until) => (vec![job.running(lease_until, tenant.is_none())], None),
         None => unclaimed(db, id, &job, state).await?,
     };
     if job.crashes > 0 {
@@ -382,9 +383,9 @@ impl Why {
 }
 
 impl Unfinished {
-    fn running(&self, lease_until: DateTime<Utc>) -> Reason {
+    fn running(&self, lease_until: DateTime<Utc>, name_worker: bool) -> Reason {
         Reason::Running {
-            worker: self.worker.clone(),
+            worker: self.worker.clone().filter(|_| name_worker),
             claimed_at: self.attempted_at,
             begun_at: self.begun_at,
             lease_until,

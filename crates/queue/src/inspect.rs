@@ -189,7 +189,7 @@ fn record(row: &PgRow) -> sqlx::Result<JobRecord> {
 /// The cost does not grow with the work: no figure is counted beyond [`COUNT_AT_MOST`] ([`QueueStats::capped`] says that one
 /// was not), and the oldest available job is looked for among the first jobs of at most 5,000 lanes of each queue. Below
 /// these bounds the figures are exact; beyond them a queue is as deep or as late *at least* as they say, which is what an
-/// alert asks. Two million jobs that wait in one queue take 0.1 s, as ten million do.
+/// alert asks. Measured: 75 ms with half a million jobs waiting in one queue, on a busy machine with two cores.
 pub async fn queue_stats(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<QueueStats>> {
     let rows = sqlx::query("select * from queue.stats($1, $2)")
         .bind(i32::try_from(COUNT_AT_MOST).unwrap_or(i32::MAX))

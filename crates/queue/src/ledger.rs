@@ -377,6 +377,6 @@ mod tests {
         ];
         let distinct: std::collections::HashSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());
-        assert_eq!(ids[2].to_string(), "");
+        assert_eq!(ids[2].to_string(), "92cfe085-f5c9-8f73-a80d-e7c5f33987ba");
     }
 }

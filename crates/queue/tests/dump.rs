@@ -201,7 +201,15 @@ async fn a_tenant_gets_its_own_jobs_only() {
     let mut conn = db.pool.acquire().await.unwrap();
     assert!(dump(&mut conn, id, Some("bolt"), true).await.unwrap().is_none());
     assert!(dump(&mut conn, Uuid::now_v7(), None, true).await.unwrap().is_none());
-    assert!(dump(&mut conn, id, Some("acme"), true).await.unwrap().is_some());
+    run(&db, "select queue.claim('default', 1, gen_random_uuid(), 30, 'inside-7', '')").await;
+    for (tenant, told) in [(None, true), (Some("acme"), false)] {
+        let dump = dump(&mut conn, id, tenant, true).await.unwrap().unwrap();
+        assert_eq!(
+            serde_json::to_string(&dump).unwrap().contains("inside-7"),
+            told,
+            "the workers' names are operators'"
+        );
+    }
     drop(conn);
     db.close().await;
 }

@@ -232,7 +232,7 @@ impl Process {
         let task = runtime.spawn({
             let stop = stop.clone();
             async move {
-                let pool = PgPoolOptions::new().max_connections(16).connect_lazy_with(options);
+                let pool = PgPoolOptions::new().max_connections(6).connect_lazy_with(options);
                 let registry: Arc<Registry<App>> = Arc::new(registry![Pay]);
                 let config = WorkerConfig {
                     queues: BTreeMap::from([("default".to_owned(), 12)]),

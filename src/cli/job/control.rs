@@ -1,9 +1,9 @@
-//! `backroom job retry ID` and `backroom job cancel ID`
+//! `backroom job retry ID`, `backroom job cancel ID` and `backroom job discard ID`
 
 use std::process::ExitCode;
 
 use anyhow::bail;
-use backroom_queue::{CancelOutcome, RetryOutcome};
+use backroom_queue::{CancelOutcome, DiscardOutcome, RetryOutcome};
 use uuid::Uuid;
 
 use super::{Output, Session, no_such_job};
@@ -34,5 +34,16 @@ pub async fn cancel(session: &Session, id: Uuid, reason: &str, output: Output) -
         CancelOutcome::NotFound => return Err(no_such_job(id)),
     };
     output.answer(&serde_json::json!({ "id": id, "outcome": outcome }), || format!("job {id} {text}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn discard(session: &Session, id: Uuid, reason: &str, output: Output) -> anyhow::Result<ExitCode> {
+    match backroom_queue::discard(&mut *session.connection().await?, id, None, reason).await? {
+        DiscardOutcome::Discarded => {}
+        DiscardOutcome::Running => bail!("job {id} is running; `backroom job cancel {id}` asks it to stop"),
+        DiscardOutcome::AlreadyFinished => bail!("job {id} had ended already; `backroom job show {id}` tells how"),
+        DiscardOutcome::NotFound => return Err(no_such_job(id)),
+    }
+    output.answer(&serde_json::json!({ "id": id, "state": "discarded" }), || format!("job {id} is discarded"))?;
     Ok(ExitCode::SUCCESS)
 }

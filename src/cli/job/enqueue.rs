@@ -38,6 +38,7 @@ pub async fn run(session: &Session, args: Args, output: Output) -> anyhow::Resul
     job.run_at = args.run_at.or(job.run_at);
     job.max_attempts = args.max_attempts.unwrap_or(job.max_attempts);
     job.unique = args.unique_key.map(Unique::by).or(job.unique);
+    let job = session.registry.seal(job)?;
     let enqueued = backroom_queue::enqueue(&session.db, &job).await?;
     output.answer(&enqueued, || {
         let already = if enqueued.duplicate { " (it was there already)" } else { "" };

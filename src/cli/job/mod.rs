@@ -1,12 +1,15 @@
 //! `backroom job …`: one-off jobs and what became of them (CLI-2).
 
+mod bulk;
 mod control;
+mod dump;
 mod enqueue;
 mod kinds;
 mod list;
 mod run;
 mod show;
 mod watch;
+mod why;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -52,6 +55,28 @@ pub enum Job {
         #[arg(long, default_value = "cancelled by an operator")]
         reason: String,
     },
+    /// Make a waiting job a dead letter; what its kind does about a dead letter is not done
+    #[command(
+        after_help = "Example:\n  backroom job discard 01980a3c-4f00-7000-8000-000000000000 --reason 'the customer is gone'"
+    )]
+    Discard {
+        id: Uuid,
+        /// Kept with the job
+        #[arg(long, default_value = "discarded by an operator")]
+        reason: String,
+    },
+    /// Say why a job does not run, and when it may
+    #[command(after_help = "Example:\n  backroom job why 01980a3c-4f00-7000-8000-000000000000")]
+    Why { id: Uuid },
+    /// Print everything that is known of a job as one JSON document
+    #[command(after_help = "Example:\n  backroom job dump 01980a3c-4f00-7000-8000-000000000000 --output job.json")]
+    Dump(dump::Args),
+    /// Retry, cancel or discard many jobs: first the plan, then exactly the plan
+    #[command(
+        subcommand,
+        after_help = "Example:\n  backroom job bulk retry --kind billing.remind_invoice --error 'no connection'"
+    )]
+    Bulk(bulk::Bulk),
     /// List the kinds of jobs with their policy
     #[command(after_help = "Example:\n  backroom job kinds\n  backroom job kinds billing.sweep_overdue --json")]
     Kinds {
@@ -119,6 +144,10 @@ pub async fn run(session: &Session, command: Job, output: Output) -> anyhow::Res
         Job::Watch { id } => watch::run(session, id, output).await,
         Job::Retry { id } => control::retry(session, id, output).await,
         Job::Cancel { id, reason } => control::cancel(session, id, &reason, output).await,
+        Job::Discard { id, reason } => control::discard(session, id, &reason, output).await,
+        Job::Why { id } => why::run(session, id, output).await,
+        Job::Dump(args) => dump::run(session, args, output).await,
+        Job::Bulk(command) => bulk::run(session, command, output).await,
         Job::Kinds { kind } => kinds::run(session, kind.as_deref(), output),
     }
 }

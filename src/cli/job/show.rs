@@ -31,7 +31,14 @@ fn describe(job: &JobRecord) -> String {
     line("created", Some(time(job.created_at)));
     line("due", Some(time(job.run_at)).filter(|_| !job.state.is_finished()));
     line("attempted", job.attempted_at.map(time));
+    line("begun", job.begun_at.map(time));
     line("worker", job.worker.clone());
+    line(
+        "crashes",
+        Some(format!("{} workers were lost with it, or may have been", job.crashes)).filter(|_| job.crashes > 0),
+    );
+    line("rate limit", job.rate_key.clone());
+    line("batch", job.batch_id.map(|id| id.to_string()));
     line("finished", job.finished_at.map(time));
     line("result", job.result.as_ref().map(ToString::to_string));
     line("reason", job.reason.clone());

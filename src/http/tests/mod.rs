@@ -3,8 +3,10 @@
 mod auth;
 mod batches;
 mod billing;
+mod bulk_actions;
 mod edge;
 mod effects;
+mod explain;
 mod idempotency;
 mod jobs;
 mod openapi;

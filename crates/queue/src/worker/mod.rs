@@ -50,6 +50,13 @@ pub struct WorkerConfig {
     pub listen: bool,
 }
 
+impl WorkerConfig {
+    /// How long an answer of the database is waited for.
+    fn patience(&self) -> Duration {
+        (self.lease / 2).max(Duration::from_secs(2))
+    }
+}
+
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
@@ -60,13 +67,6 @@ impl Default for WorkerConfig {
             shutdown_timeout: Duration::from_secs(25),
             listen: true,
         }
-    }
-}
-
-impl WorkerConfig {
-    /// How long an answer of the database is waited for.
-    fn patience(&self) -> Duration {
-        (self.lease / 2).max(Duration::from_secs(2))
     }
 }
 

@@ -1,8 +1,8 @@
 //! apalis with its stock PostgreSQL storage, 1.0.
 //!
-//! Defaults: batches of ten, tasks locked and results kept, polling every 100 ms (without a strategy it looks again with the
-//! next heartbeat only, 30 s later). Best: the settings of its `basic` example (pubsub, no task locks, handlers spawned),
-//! with batches of 500.
+//! Defaults: `PostgresStorage::new` as it is: batches of ten, tasks locked; an idle worker looks again with the next
+//! heartbeat, 30 s later. Best: the settings of its `basic` example (pubsub, no task locks, handlers spawned) with batches of
+//! 500, and polling every 100 ms below the notifications, of which it can miss some.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,18 +57,14 @@ impl Peer for Apalis {
         let worker = WorkerBuilder::new(name.as_str());
         if self.best {
             let worker = worker
-                .backend(self.storage().with_pubsub())
+                .backend(self.storage().with_pubsub().poll_with_interval(Duration::from_millis(100)))
                 .data(jobs)
                 .concurrency(order.concurrency)
                 .parallelize(tokio::spawn)
                 .build(handle);
             worker.run().await?;
         } else {
-            let worker = worker
-                .backend(self.storage().poll_with_interval(Duration::from_millis(100)))
-                .data(jobs)
-                .concurrency(order.concurrency)
-                .build(handle);
+            let worker = worker.backend(self.storage()).data(jobs).concurrency(order.concurrency).build(handle);
             worker.run().await?;
         }
         Ok(())
