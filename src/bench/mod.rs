@@ -16,10 +16,11 @@ use sqlx::{
 use crate::{context::connect_options, tenant};
 
 /// Every measurement that `bin/bench` knows, in the order in which it takes them.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "queue.enqueue_one",
     "queue.enqueue_bulk",
     "queue.drain",
+    "queue.drain_with_limits",
     "queue.pickup_p50",
     "queue.pickup_p99",
     "worker.rss_idle",
@@ -82,6 +83,9 @@ async fn measure(database: &Database, wanted: impl Fn(&str) -> bool) -> anyhow::
     }
     if wanted("queue.drain") {
         queue::drain(&database.pool).await?;
+    }
+    if wanted("queue.drain_with_limits") {
+        queue::drain_with_limits(&database.pool).await?;
     }
     if wanted("queue.pickup_p50") || wanted("queue.pickup_p99") {
         queue::pickup(&database.pool).await?;

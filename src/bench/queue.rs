@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backroom_queue::{Ctx, Job, JobResult, NewJob, Verdict, Worker, WorkerConfig, enqueue, enqueue_many, registry};
+use backroom_queue::{
+    Ctx, Job, JobResult, Limits, NewJob, Verdict, Worker, WorkerConfig, enqueue, enqueue_many, limit, registry,
+};
 use chrono::{DateTime, Utc};
 use rand::RngExt;
 use schemars::JsonSchema;
@@ -94,6 +96,27 @@ pub(super) async fn drain(pool: &PgPool) -> anyhow::Result<()> {
         rates.push(drain_once(pool).await?);
     }
     report("queue.drain", median(&mut rates), "jobs/s", note());
+    Ok(())
+}
+
+/// The same on a queue with limits that never bind, the two kinds of round interleaved.
+pub(super) async fn drain_with_limits(pool: &PgPool) -> anyhow::Result<()> {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        limit(pool, "default", Limits::default()).await?;
+        without.push(drain_once(pool).await?);
+        limit(pool, "default", Limits { max_running: Some(100_000), max_running_per_tenant: Some(50_000) }).await?;
+        with.push(drain_once(pool).await?);
+    }
+    limit(pool, "default", Limits::default()).await?;
+    let (without, with) = (median(&mut without), median(&mut with));
+    print(&Measurement {
+        name: "queue.drain_with_limits".into(),
+        value: rounded(with),
+        unit: "jobs/s",
+        ratio: Some(rounded(with / without)),
+        note: format!("100,000 at once, 50,000 per tenant; {without:.0} jobs/s without limits; {}", note()),
+    });
     Ok(())
 }
 

@@ -5,7 +5,11 @@ use std::time::Duration;
 use backroom::tenant::testing::TestDatabase;
 use serde_json::json;
 
-use crate::support::{Program, count, eventually, free_address, lines, link::Link, until};
+use crate::support::{
+    Program, count, eventually, free_address, lines,
+    link::{Link, Way},
+    until,
+};
 
 /// PLAT-12, CLI-1: what runs may finish, what waits is handed back, and no attempt is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,6 +104,75 @@ async fn a_server_that_has_lost_its_database_says_so_and_recovers() {
     assert_eq!(api.job(&id).await["state"], "available");
     assert_eq!(api.post("/api/v1/jobs", &job).await.status, 202);
     server.stop().await;
+    database.close().await.expect("dropped");
+}
+
+/// PLAT-3, PLAT-11: a worker that sleeps beyond its lease wakes up to find its job in other hands, and its outcome refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_stopped_beyond_its_lease_cannot_record_what_it_did() {
+    let database = TestDatabase::new().await;
+    let (folder, metrics) = (tempfile::tempdir().expect("a folder"), free_address());
+    let path = folder.path().join("lines");
+    let program = Program::on(&database.url());
+    let stopped = program.clone().with("BACKROOM__WORKER__METRICS_LISTEN", metrics).start(&["worker"]);
+    let args = json!({ "path": path, "line": "done", "after_ms": 500 }).to_string();
+    program.json(&["job", "enqueue", "debug.append", "--args", &args]).await;
+    until(&database.pool, "select count(*) from queue.jobs where begun_at is not null", 1).await;
+    stopped.signal("STOP").await;
+    let second = program.start(&["worker"]);
+    let ended = "select count(*) from queue.finished_jobs where state = 'completed' and attempt > 1";
+    until(&database.pool, ended, 1).await;
+    stopped.signal("CONT").await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    eventually("its outcome is refused", async || {
+        let metrics = client.get(format!("http://{metrics}/metrics")).send().await.ok()?.text().await.ok()?;
+        metrics.lines().any(|line| line.starts_with("queue_outcomes_refused_total ")).then_some(())
+    })
+    .await;
+    assert!(lines(&path).len() > 1, "it worked twice, which at least once allows");
+    assert_eq!(count(&database.pool, "select count(*) from queue.finished_jobs").await, 1);
+    assert_eq!(count(&database.pool, ended).await, 1, "the successor's record stands");
+    stopped.stop().await;
+    second.stop().await;
+    database.close().await.expect("dropped");
+}
+
+/// PLAT-11: connections that neither work nor break stop a worker for no longer than its patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_connections_fall_silent_gives_them_up_and_works_on() {
+    let database = TestDatabase::new().await;
+    let link = Link::to(&database.url()).await;
+    let worker = Program::on(&link.url).start(&["worker"]);
+    let beside = Program::on(&database.url());
+    let enqueue =
+        async || beside.json(&["job", "enqueue", "debug.noop"]).await["id"].as_str().expect("an id").to_owned();
+    let first = enqueue().await;
+    assert_eq!(beside.run(&["job", "watch", &first]).await.code, Some(0));
+    link.become_(Way::Silent);
+    // Claimed or not, it is not done: nobody hears anything on the lines that were open.
+    let second = enqueue().await;
+    link.mend();
+    assert_eq!(beside.run(&["job", "watch", &second]).await.code, Some(0));
+    worker.stop().await;
+    database.close().await.expect("dropped");
+}
+
+/// PLAT-11: the locks of a process that is not heard of any more come loose by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_falls_silent_while_it_has_the_history_locked_keeps_nobody_from_recording() {
+    let database = TestDatabase::new().await;
+    let link = Link::to(&database.url()).await;
+    link.fall_silent_after("queue.make_history_partition(");
+    let silent = Program::on(&link.url).start(&["worker"]);
+    link.until_silent().await;
+    let program = Program::on(&database.url());
+    let worker = program.start(&["worker"]);
+    let job = program.json(&["job", "enqueue", "debug.noop"]).await;
+    let began = std::time::Instant::now();
+    until(&database.pool, "select count(*) from queue.finished_jobs where state = 'completed'", 1).await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{job} took {:?}", began.elapsed());
+    silent.kill().await;
+    worker.stop().await;
     database.close().await.expect("dropped");
 }
 

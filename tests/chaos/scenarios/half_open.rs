@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
+
 use super::processes::compare;
 use crate::{
     Options,
@@ -46,5 +48,25 @@ async fn run(options: &Options, way: Way) -> anyhow::Result<Outcome> {
     load.stop().await;
     stage.close_books(&mut outcome, &Excuses::of_worker(&remote)).await?;
     compare(&mut outcome, pace, pace_after);
+    Ok(outcome)
+}
+
+/// The one who makes the next days' partitions locks the history, to which every outcome goes.
+pub async fn with_locks(options: Options) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let stage = Stage::new(&options).await?;
+    let link = Link::to(&stage.url).await;
+    link.fall_silent_after("queue.make_history_partition(");
+    let default = [("default", 10)];
+    let remote = stage.worker_with(&default, |program| program.with("DATABASE_URL", &link.url)).await?;
+    ensure!(tokio::time::timeout(Duration::from_secs(20), link.until_silent()).await.is_ok(), "no partition is made");
+    // It stays silent: what the others need must come loose by itself.
+    let _others = tokio::try_join!(stage.worker(&default), stage.worker(&default))?;
+    let load = stage.offer(PER_SECOND, WORK_MS);
+    outcome.recovered(stage.recovery("default").await);
+    let pace = stage.in_full_swing().await?;
+    load.stop().await;
+    stage.close_books(&mut outcome, &Excuses::of_worker(&remote)).await?;
+    compare(&mut outcome, PER_SECOND as f64, pace);
     Ok(outcome)
 }

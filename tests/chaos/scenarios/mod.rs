@@ -27,7 +27,7 @@ macro_rules! scenario {
     };
 }
 
-pub const SCENARIOS: [Scenario; 14] = [
+pub const SCENARIOS: [Scenario; 15] = [
     scenario!("kill", processes::kill, "kill -9 of one of three workers, three times"),
     scenario!("stop", processes::stop, "SIGSTOP of one of three workers for 8 s (the lease is 5 s), then SIGCONT"),
     scenario!("terminate", database::terminate, "pg_terminate_backend of every connection, four times"),
@@ -39,6 +39,11 @@ pub const SCENARIOS: [Scenario; 14] = [
         "one worker's connections silent in both directions for 8 s, none closed"
     ),
     scenario!("deaf", half_open::deaf, "one worker's connections silent towards it for 8 s, none closed"),
+    scenario!(
+        "half-locked",
+        half_open::with_locks,
+        "one worker's connections fall silent while it has the history locked"
+    ),
     scenario!("pool", pool::run, "every connection of a worker's pool held by handlers in transactions for 8 s"),
     scenario!("snapshot", snapshot::run, "a transaction holds its snapshot while 500 jobs a second are offered"),
     scenario!("clock", clock::worker, "one worker's clock jumps an hour ahead, then two hours back"),

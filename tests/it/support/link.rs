@@ -25,6 +25,8 @@ pub struct Link {
     /// The database's address over this way.
     pub url: String,
     way: watch::Sender<Way>,
+    /// What the program says last before it is [`Way::Silent`].
+    last_words: watch::Sender<Option<&'static str>>,
     task: AbortHandle,
 }
 
@@ -38,8 +40,9 @@ impl Link {
         url.set_ip_host(near.ip()).expect("a host");
         url.set_port(Some(near.port())).expect("a port");
         let way = watch::Sender::new(Way::Whole);
-        let task = tokio::spawn(carry(listener, far, way.subscribe())).abort_handle();
-        Self { url: url.to_string(), way, task }
+        let last_words = watch::Sender::new(None);
+        let task = tokio::spawn(carry(listener, far, way.clone(), last_words.subscribe())).abort_handle();
+        Self { url: url.to_string(), way, last_words, task }
     }
 
     pub fn cut(&self) {
@@ -50,22 +53,36 @@ impl Link {
         self.become_(Way::Whole);
     }
 
+    /// Falls silent once the program has said these words: the server hears them and its answer gets lost.
+    pub fn fall_silent_after(&self, words: &'static str) {
+        self.last_words.send_replace(Some(words));
+    }
+
+    pub async fn until_silent(&self) {
+        let _ = self.way.subscribe().wait_for(|way| *way == Way::Silent).await;
+    }
+
     pub fn become_(&self, way: Way) {
         self.way.send_replace(way);
     }
 }
 
 impl Drop for Link {
-    /// Closes the port; the sender goes with the link, which ends the connections.
+    /// Closes the port and the connections.
     fn drop(&mut self) {
         self.task.abort();
+        self.cut();
     }
 }
 
-async fn carry(listener: TcpListener, far: String, way: watch::Receiver<Way>) {
+async fn carry(
+    listener: TcpListener,
+    far: String,
+    way: watch::Sender<Way>,
+    last_words: watch::Receiver<Option<&'static str>>,
+) {
     while let Ok((near, _)) = listener.accept().await {
-        let (far, mut ended) = (far.clone(), way.clone());
-        let way = way.clone();
+        let (far, way, mut ended, last_words) = (far.clone(), way.clone(), way.subscribe(), last_words.clone());
         tokio::spawn(async move {
             let carried = async {
                 if *way.borrow() == Way::Silent {
@@ -73,17 +90,26 @@ async fn carry(listener: TcpListener, far: String, way: watch::Receiver<Way>) {
                 }
                 let Ok(far) = TcpStream::connect(&far).await else { return };
                 let ((near_reads, near_writes), (far_reads, far_writes)) = (near.into_split(), far.into_split());
-                let asks = pump(near_reads, far_writes, way.clone(), &[Way::Silent]);
-                let answers = pump(far_reads, near_writes, way, &[Way::Silent, Way::Deaf]);
+                let fall_silent = |said: &[u8]| {
+                    let last = last_words.borrow().is_some_and(|words| contains(said, words.as_bytes()));
+                    if last {
+                        way.send_replace(Way::Silent);
+                    }
+                };
+                let asks = pump(near_reads, far_writes, way.subscribe(), &[Way::Silent], fall_silent);
+                let answers = pump(far_reads, near_writes, way.subscribe(), &[Way::Silent, Way::Deaf], |_| {});
                 tokio::join!(asks, answers);
             };
             tokio::select! {
                 () = carried => {}
-                // Cut, or the link is gone.
                 _ = ended.wait_for(|way| *way == Way::Cut) => {}
             }
         });
     }
+}
+
+fn contains(said: &[u8], words: &[u8]) -> bool {
+    said.windows(words.len()).any(|window| window == words)
 }
 
 /// Forwards one direction until its end, or stops for good, with everything left open, at the first of these silences.
@@ -92,6 +118,7 @@ async fn pump(
     mut to: impl AsyncWrite + Unpin,
     mut way: watch::Receiver<Way>,
     silences: &[Way],
+    heard: impl Fn(&[u8]),
 ) {
     let mut bytes = vec![0; 64 * 1024];
     loop {
@@ -103,8 +130,13 @@ async fn pump(
         match read {
             None => return std::future::pending().await,
             Some(Ok(0) | Err(_)) => break,
-            Some(Ok(n)) if to.write_all(&bytes[..n]).await.is_err() => break,
-            Some(Ok(_)) => {}
+            Some(Ok(n)) => {
+                // Silent first: no answer may slip through.
+                heard(&bytes[..n]);
+                if to.write_all(&bytes[..n]).await.is_err() {
+                    break;
+                }
+            }
         }
     }
     let _ = to.shutdown().await;

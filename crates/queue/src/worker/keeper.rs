@@ -305,7 +305,7 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
 
 /// Dead rows that may gather in the hot table while a vacuum cannot remove them, and the living rows that a compaction will
 /// move at most (some 30 ms of exclusive lock).
-const COMPACT_DEAD: i64 = 50_000;
+const COMPACT_DEAD: i64 = 20_000;
 const COMPACT_LIVE: i64 = 5_000;
 const COMPACT_EVERY: Duration = Duration::from_secs(5);
 
@@ -366,8 +366,21 @@ pub(crate) async fn keep_house(pool: &PgPool, retentions: &BTreeSet<u16>) -> sql
         return Ok(());
     }
     // Partition changes lock the parent for a moment: give up rather than queue in front of the workers.
-    sqlx::query("set local lock_timeout = '1s'").execute(&mut *tx).await?;
-    for days in retentions.iter().flat_map(|&days| [i32::from(days), i32::from(days) + 1]) {
+    // Forgetting many keys may take its time.
+    sqlx::raw_sql("set local lock_timeout = '1s'; set local statement_timeout = '5min'").execute(&mut *tx).await?;
+    let days: BTreeSet<i32> = retentions.iter().flat_map(|&days| [i32::from(days), i32::from(days) + 1]).collect();
+    let missing: Vec<i32> = sqlx::query_scalar(
+        "select days from unnest($1::int[]) as days
+         where to_regclass('queue.finished_jobs_' || to_char(current_date + days, 'YYYYMMDD')) is null",
+    )
+    .bind(days.into_iter().collect::<Vec<_>>())
+    .fetch_all(&mut *tx)
+    .await?;
+    if !missing.is_empty() {
+        // Nobody may put a row of that day there between its emptying and the attaching, which would fail.
+        sqlx::query("lock table queue.finished_jobs_default in access exclusive mode").execute(&mut *tx).await?;
+    }
+    for days in missing {
         sqlx::query("select queue.make_history_partition(current_date + $1)").bind(days).execute(&mut *tx).await?;
     }
     let expired: Vec<String> = sqlx::query_scalar(

@@ -28,7 +28,7 @@ use tracing::Instrument;
 pub(crate) use self::{attempt::CRASHES, inline::Inline};
 use self::{
     attempt::Surroundings, backend::QueueBackend, buffer::Buffer, claim::Claimed, fetcher::Fetcher, hand::InHand,
-    record::Ended, rules::Rules,
+    patience::impatient, record::Ended, rules::Rules,
 };
 pub use self::{inline::run_inline, record::Outcome};
 use crate::Registry;
@@ -105,7 +105,6 @@ impl<A> Shared<A> {
         }
     }
 
-    /// How long an answer of the database is waited for.
     fn patience(&self) -> Duration {
         self.config.patience()
     }
@@ -121,15 +120,9 @@ impl<A: Send + Sync + 'static> Worker<A> {
         // Handlers that use up the host's connections must not keep leases from being renewed and outcomes from being
         // recorded: the queue has some of its own, made and looked after like the host's.
         let own = pool.options().clone().min_connections(0).max_connections(OWN_CONNECTIONS);
-        let mut options = (*pool.connect_options()).clone();
-        if config.listen {
-            // The server gives up just before we do: a statement that waits for a lock would wait on after we have left, and
-            // a process that is stopped within a transaction would keep its locks. (Behind a pooler connections are not ours
-            // to set up.)
-            let patience = config.patience().as_millis().saturating_sub(500).to_string();
-            options =
-                options.options([("statement_timeout", &patience), ("idle_in_transaction_session_timeout", &patience)]);
-        }
+        let options = pool.connect_options();
+        // A pooler would hand our settings on to others.
+        let options = if config.listen { impatient(&options, config.patience()) } else { (*options).clone() };
         let own = own.connect_lazy_with(options);
         Self { shared: Arc::new(Shared::new([own, pool], registry, app, config)) }
     }
