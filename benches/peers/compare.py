@@ -380,9 +380,6 @@ class Comparison:
             there = 0
             for label, count in (("10k", 10_000), ("10m", self.plan.claim_jobs)):
                 began = time.time()
-                columns = {row[0] for row in db.rows(
-                    "select column_name from information_schema.columns where table_schema = 'queue' and table_name = 'jobs'"
-                )}  # fmt: skip
                 # Building the indexes afterwards is quicker.
                 indexes = db.rows(
                     "select format('%I.%I', schemaname, indexname), indexdef from pg_indexes where schemaname = 'queue'"
@@ -391,7 +388,7 @@ class Comparison:
                 for name, _ in indexes:
                     db.rows(f"drop index {name}")
                 db.rows(
-                    f"insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args)"
+                    "insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args)"
                     f" select ('0197{there:04x}-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'debug.noop',"
                     f" 'available', now(), 10, '{{}}' from generate_series(1, {count - there}) n"
                 )
@@ -407,7 +404,7 @@ class Comparison:
                     worker.stop()
                 mean, most, rows, calls = self.server.admin.rows(
                     "select mean_exec_time, max_exec_time, rows, calls from pg_stat_statements"
-                    " where query ilike '%for update skip locked%' and query ilike '%queue.jobs%' and rows > 0"
+                    " where query like '%queue.claim(%' and rows > 0"
                     " order by calls desc limit 1"
                 )[0]
                 self.note(system, f"claim_{label}_mean", float(mean))
