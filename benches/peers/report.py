@@ -172,7 +172,7 @@ def markdown(found, plot):
     for system in systems:
         by_peer.setdefault(system["peer"], []).append(system)
     server = found["server"]
-    kind = "a quick look (`--quick`): one round, best settings only, smaller queues" if found["quick"] else "the full run"
+    kind = "a quick look (`--quick`): best settings only, smaller queues" if found["quick"] else "the full run"
     text = [
         "# Backroom and its peers, measured side by side",
         "",
