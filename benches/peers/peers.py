@@ -31,8 +31,8 @@ class Peer:
     best: str
     #: Handlers at once with the best settings, where the work does not prescribe 64.
     best_concurrency: int = 64
-    #: After the first job: SQL that makes {count} more like it. None: its bulk call is fast enough for a million.
-    backlog: str = None
+    #: Where a waiting job is one row, in which one job becomes a million by SQL. None: by its bulk call.
+    table: str = None
     #: Makes the schema in the database with this URL; None: the driver does.
     migrate: object = None
     command: list = None
@@ -181,6 +181,7 @@ PEERS = [
         install=node("graphile-worker.mjs"),
         left="select count(*) from graphile_worker._private_jobs",
         schemas=["graphile_worker"],
+        table="graphile_worker._private_jobs",
         jobs={"defaults": 20_000, "best": 80_000},
         defaults="no local queue; pool of 10",
         best="`localQueue: {size: 500}`, `completeJobBatchDelay: 0`, `failJobBatchDelay: 0`, a connection per job "
@@ -192,6 +193,7 @@ PEERS = [
         install=node("pg-boss.mjs"),
         left="select count(*) from pgboss.job where name = 'default' and state < 'completed'",
         schemas=["pgboss"],
+        table="pgboss.job",
         jobs={"defaults": 5_000, "best": 40_000},
         defaults="one job per fetch and two seconds of rest, `localConcurrency: 64`",
         best="`batchSize: 500`, `localConcurrency: 2` (64 handlers at once), `burstWhenBatchFull`, "
@@ -226,6 +228,7 @@ PEERS = [
         install=procrastinate,
         left="select count(*) from procrastinate_jobs where status in ('todo', 'doing')",
         schemas=["public"],
+        table="public.procrastinate_jobs",
         jobs={"defaults": 5_000, "best": 5_000},
         defaults="`concurrency: 64`, finished jobs kept",
         best="`delete_jobs: successful`, `fetch_job_polling_interval: 0.5`, a connection per job",

@@ -8,13 +8,13 @@ import matplotlib
 matplotlib.use("svg")
 # Text stays text, and the file is the same for the same figures.
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "backroom", "font.size": 9}
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot, ticker  # noqa: E402
 
 PANELS = [
     ("drain", "Drain of no-op jobs, jobs/s", False),
     ("drain_1ms", "1 ms of work at concurrency 64, jobs/s", False),
     ("enqueue_bulk", "Enqueue in bulk, jobs/s", False),
-    ("waiting_drain", "Drain with a million waiting, jobs/s", False),
+    ("waiting_drain", "Drain with a long queue, jobs/s", False),
     ("pickup_idle_p99", "Pick-up on an idle queue, p99, ms", True),
     ("pickup_500_p99", "Pick-up at 500 jobs/s, p99, ms", True),
     ("held_p99", "Pick-up under a held transaction, p99, ms", True),
@@ -32,6 +32,9 @@ for axis, (name, title, logarithmic) in zip(axes.flat, PANELS):
     axis.set_title(title, loc="left")
     if logarithmic and values:
         axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(5))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.margins(x=0.2)
     axis.spines[["top", "right"]].set_visible(False)
 figure.suptitle(document["title"])

@@ -20,10 +20,10 @@ MEASUREMENTS = [
     ("compare.pickup_500_p99", "pickup_500_p99", "ms", False, "pick-up at 500 jobs/s, p99"),
     ("compare.pickup_half_p50", "pickup_half_p50", "ms", False, "pick-up at half of its own drain, p50"),
     ("compare.pickup_half_p99", "pickup_half_p99", "ms", False, "pick-up at half of its own drain, p99"),
-    ("compare.drain_1m_waiting", "waiting_drain", "jobs/s", True, "drain with a million waiting in the queue"),
-    ("compare.urgent_1m_waiting_p50", "waiting_urgent_p50", "ms", False, "an urgent job past that million, p50"),
-    ("compare.urgent_1m_waiting_p99", "waiting_urgent_p99", "ms", False, "an urgent job past that million, p99"),
-    ("compare.held_completed", "held_completed", "share", True, "held transaction: completed of 500 jobs/s"),
+    ("compare.drain_1m_waiting", "waiting_drain", "jobs/s", True, "drain with {waiting:,} waiting in the queue"),
+    ("compare.urgent_1m_waiting_p50", "waiting_urgent_p50", "ms", False, "an urgent job past those, p50"),
+    ("compare.urgent_1m_waiting_p99", "waiting_urgent_p99", "ms", False, "an urgent job past those, p99"),
+    ("compare.held_completed", "held_completed", "share", True, "transaction held {hold_s} s: completed of 500 jobs/s"),
     ("compare.held_dead_tuples_half", "held_dead_half", "tuples", False, "held transaction: dead tuples at half time"),
     ("compare.held_dead_tuples", "held_dead", "tuples", False, "held transaction: dead tuples at the end"),
     ("compare.held_pickup_p99", "held_p99", "ms", False, "held transaction: pick-up in the last 10 s, p99"),
@@ -66,6 +66,7 @@ def document(comparison, skipped, server, took):
         "quick": plan.quick,
         "rounds": plan.rounds,
         "hold_s": plan.hold_s,
+        "waiting": plan.waiting,
         "claim_jobs": plan.claim_jobs,
         "server": server.settings,
         "systems": systems,
@@ -171,7 +172,7 @@ def markdown(found, plot):
     for system in systems:
         by_peer.setdefault(system["peer"], []).append(system)
     server = found["server"]
-    kind = "a quick look (`--quick`): one round, shorter phases" if found["quick"] else "the full run"
+    kind = "a quick look (`--quick`): best settings only, smaller queues" if found["quick"] else "the full run"
     text = [
         "# Backroom and its peers, measured side by side",
         "",
@@ -205,7 +206,7 @@ def markdown(found, plot):
             plain = next((figure(name, m["medians"][name]) for m in members if not m["best"] and name in m["medians"]), "")
             cells.append(f"{best} ({plain})" if best and plain else best or (f"({plain})" if plain else "–"))
         if any(cell != "–" for cell in cells):
-            text.append(f"| {what} | {unit if unit != 'share' else ''} | " + " | ".join(cells) + " |")
+            text.append(f"| {what.format(**found)} | {unit if unit != 'share' else ''} | " + " | ".join(cells) + " |")
     ours = next(system for system in systems if system["key"] == "backroom")["medians"]
     if own := [(name, unit, what) for _, name, unit, what in OWN if name in ours]:
         text += ["", "Backroom alone:", "", "| | unit | |", "| --- | --- | ---: |"]

@@ -4,7 +4,8 @@ import process from "node:process";
 
 // Seconds since 1970: the drivers that enqueue and those that work are different processes.
 const now = () => (performance.timeOrigin + performance.now()) / 1000;
-const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
+// Awaited where the process ends next: a long line must be out before it.
+const say = (line) => new Promise((out) => process.stdout.write(JSON.stringify(line) + "\n", out));
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /**
@@ -48,7 +49,7 @@ async function enqueue(peer, order) {
     if (due > now()) await sleep((due - now()) * 1000);
   }
   await Promise.all(calls);
-  say({ enqueued: offered, seconds: now() - began, commits });
+  await say({ enqueued: offered, seconds: now() - began, commits });
 }
 
 async function work(peer, order) {
@@ -62,6 +63,5 @@ async function work(peer, order) {
   say({ ready: now() });
   await peer.work(order, handle);
   for await (const _ of process.stdin);
-  // The last line may be long; the process must not end before it is out.
-  await new Promise((done) => process.stdout.write(JSON.stringify({ begun, starts }) + "\n", done));
+  await say({ begun, starts });
 }

@@ -20,8 +20,9 @@ alter table queue.finished_jobs
 
 drop index queue.jobs_claim_idx, queue.jobs_lease_idx;
 create index jobs_claim_idx on queue.jobs (queue, priority desc, lane, run_at, id) where state = 'available' and not held;
--- Without `lease_until`, so that renewing a lease writes no index entry.
-create index jobs_running_idx on queue.jobs (queue, tenant) where state = 'running';
+-- Without `lease_until`, so that renewing a lease writes no index entry; with `id`, so that entries are appended, not
+-- squeezed in among equal ones.
+create index jobs_running_idx on queue.jobs (queue, id) where state = 'running';
 create index jobs_batch_idx on queue.jobs (batch_id) where batch_id is not null;
 
 -- A row exists for a queue that is, or once was, paused or limited. The limits hold across all nodes and count what is
