@@ -331,18 +331,48 @@ async fn a_claim_touches_as_many_pages_of_a_long_line_as_of_a_short_one() {
     db.close().await;
 }
 
-/// Pages that a claim of ten jobs looks at, in a session that has claimed before.
 async fn pages_of_a_claim(db: &Database) -> i64 {
     sqlx::query("vacuum analyze queue.jobs").execute(&db.pool).await.unwrap();
-    let claim = "select * from queue.claim('default', 10, gen_random_uuid(), 30, 'w', '')";
+    pages(db, "select * from queue.claim('default', 10, gen_random_uuid(), 30, 'w', '')").await
+}
+
+/// Pages that a claim of ten jobs looks at, in a session that has claimed before.
+async fn pages(db: &Database, claim: &str) -> i64 {
     let mut tx = db.pool.begin().await.unwrap();
-    sqlx::query(claim).execute(&mut *tx).await.unwrap();
+    sqlx::query(AssertSqlSafe(claim.to_owned())).execute(&mut *tx).await.unwrap();
     let explain = AssertSqlSafe(format!("explain (analyze, buffers, format json) {claim}"));
     let plan: Value = sqlx::query_scalar(explain).fetch_one(&mut *tx).await.unwrap();
     tx.rollback().await.unwrap();
     let plan = &plan[0]["Plan"];
     assert_eq!(plan["Actual Rows"].as_f64(), Some(10.0));
     plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
+}
+
+/// PLAT-7. Elsewhere a claim walks over what was claimed since the last vacuum, more of it each time.
+#[tokio::test]
+async fn a_claim_goes_on_where_the_last_one_ended() {
+    let db = Database::new().await;
+    let fill = "insert into queue.jobs (id, queue, kind, state, run_at, max_attempts, args)
+                select gen_random_uuid(), 'default', 'test.act', 'available', now() - interval '1 hour' + n * interval '1 ms',
+                       20, '{\"does\": \"nothing\"}'
+                from generate_series(1, 20000) n";
+    sqlx::query(fill).execute(&db.pool).await.unwrap();
+    // A vacuum cannot take the entries away while somebody may still see them.
+    let mut reader = db.pool.begin().await.unwrap();
+    sqlx::query("set transaction isolation level repeatable read").execute(&mut *reader).await.unwrap();
+    sqlx::query("select 1").execute(&mut *reader).await.unwrap();
+    let take = "select * from (select id, priority, run_at from queue.claim('default', 19000, gen_random_uuid(), 30, 'w', '')) j
+                order by run_at desc limit 1";
+    let (id, priority, run_at): (Uuid, i16, DateTime<Utc>) = sqlx::query_as(take).fetch_one(&db.pool).await.unwrap();
+    sqlx::query("delete from queue.jobs where state = 'running'").execute(&db.pool).await.unwrap();
+
+    let claim = "select * from queue.claim('default', 10, gen_random_uuid(), 30, 'w', chr(31)";
+    let anew = pages(&db, &format!("{claim})")).await;
+    let on = pages(&db, &format!("{claim}, {priority}::smallint, '{run_at}', '{id}')")).await;
+    println!("{anew} pages from the start of the line, {on} from the last job on");
+    assert!(4 * on < anew, "{anew} pages from the start of the line, {on} from the last job on");
+    reader.rollback().await.unwrap();
+    db.close().await;
 }
 
 /// CRON-2. Elsewhere the clock is in each process's memory: three replicas enqueue each tick three times.

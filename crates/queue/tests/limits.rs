@@ -210,6 +210,96 @@ async fn claim(db: &Database, limit: i32, after: &str) -> BTreeMap<String, usize
     counts
 }
 
+/// PLAT-8: claims that are far from a limit add up instead of counting, and never past it.
+#[tokio::test]
+async fn large_limits_are_kept_exactly() {
+    let db = Database::new().await;
+    put_many(&db, 3_000, &turn(Does::Nothing, "big"), "big").await;
+    put_many(&db, 3_000, &turn(Does::Nothing, "huge"), "huge").await;
+    let claimed = async || -> usize {
+        let mut all = 0;
+        loop {
+            match claim(&db, 150, "").await.values().sum() {
+                0 => return all,
+                taken => all += taken,
+            }
+        }
+    };
+    limit(&db.pool, "default", Limits { max_running: Some(1_000), max_running_per_tenant: None }).await.unwrap();
+    assert_eq!(claimed().await, 1_000);
+    sqlx::query("delete from queue.jobs where id in (select id from queue.jobs where state = 'running' limit 10)")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(claimed().await, 10);
+    limit(&db.pool, "default", Limits { max_running: Some(2_500), max_running_per_tenant: Some(1_200) }).await.unwrap();
+    assert_eq!(claimed().await, 1_400);
+    db.close().await;
+}
+
+/// PLAT-7, PLAT-9: what a claim that goes on may overlook is seen by the next one that does not.
+#[tokio::test]
+async fn a_claim_that_goes_on_sees_all_but_what_came_to_be_due_before() {
+    let db = Database::new().await;
+    let line = |tenant: &'static str, priority: i16, seconds: std::ops::Range<i32>| {
+        sqlx::query(
+            "insert into queue.jobs (id, queue, kind, tenant, priority, state, run_at, max_attempts, args)
+             select gen_random_uuid(), 'default', 'test.turn', $1, $2, 'available',
+                    timestamptz '2026-01-01' + n * interval '1 s', 3, '{\"does\": \"nothing\"}'
+             from generate_series($3::int, $4 - 1) n",
+        )
+        .bind(tenant)
+        .bind(priority)
+        .bind(seconds.start)
+        .bind(seconds.end)
+    };
+    // Tenant and second of each job that the claim takes.
+    let take = async |limit: i32, after: Option<(&str, i16, i32)>| -> Vec<(String, i32)> {
+        sqlx::query_as(
+            "select tenant, extract(epoch from run_at - '2026-01-01')::int
+             from queue.claim('default', $1, gen_random_uuid(), 30, 'test', coalesce($2 || chr(31), ''), $3,
+                              timestamptz '2026-01-01' + $4::int * interval '1 s',
+                              case when $4 is not null then 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid end)",
+        )
+        .bind(limit)
+        .bind(after.map(|(tenant, ..)| tenant))
+        .bind(after.map(|(_, priority, _)| priority))
+        .bind(after.map(|(.., second)| second))
+        .fetch_all(&db.pool)
+        .await
+        .unwrap()
+    };
+    let job = |tenant: &str, second: i32| (tenant.to_owned(), second);
+    line("b", 0, 10..20).execute(&db.pool).await.unwrap();
+    assert_eq!(take(5, None).await.last(), Some(&job("b", 14)));
+
+    line("b", 0, 1..2).execute(&db.pool).await.unwrap();
+    assert_eq!(take(1, Some(("b", 0, 14))).await, [job("b", 15)], "it goes on behind the last one");
+    line("c", 0, 1..2).execute(&db.pool).await.unwrap();
+    line("a", 0, 1..2).execute(&db.pool).await.unwrap();
+    line("d", 7, 1..2).execute(&db.pool).await.unwrap();
+    line("e", -7, 1..2).execute(&db.pool).await.unwrap();
+    let rest = take(100, Some(("b", 0, 15))).await;
+    let expected = [
+        job("d", 1),
+        job("c", 1),
+        job("a", 1),
+        job("b", 1),
+        job("b", 16),
+        job("b", 17),
+        job("b", 18),
+        job("b", 19),
+        job("e", 1),
+    ];
+    // Where something urgent was found, the rest is looked at anew.
+    assert_eq!(rest, expected);
+
+    line("b", 0, 1..3).execute(&db.pool).await.unwrap();
+    assert_eq!(take(100, Some(("b", 0, 19))).await, [], "what came before it is overlooked");
+    assert_eq!(take(100, None).await, [job("b", 1), job("b", 2)], "until a claim looks at all of the line");
+    db.close().await;
+}
+
 /// PLAT-9
 #[tokio::test]
 async fn a_single_job_waits_for_a_few_fetches_not_for_another_tenants_hundred_thousand() {
@@ -281,10 +371,11 @@ async fn a_queues_limit_holds_over_all_nodes() {
     assert_eq!(app.most.load(Ordering::SeqCst), 3, "as many as allowed, and no more");
 
     limit(&db.pool, "default", Limits::default()).await.unwrap();
-    put_many(&db, 12, &turn(Does::WaitAtGate, ""), "a").await;
-    app.entered.acquire_many(12).await.unwrap().forget();
-    app.gate.add_permits(12);
-    db.until("select count(*) from queue.finished_jobs", 42).await;
+    // No more than one node can run at once: it may have fetched them all.
+    put_many(&db, 10, &turn(Does::WaitAtGate, ""), "a").await;
+    app.entered.acquire_many(10).await.unwrap().forget();
+    app.gate.add_permits(10);
+    db.until("select count(*) from queue.finished_jobs", 40).await;
     end(nodes);
     db.close().await;
 }

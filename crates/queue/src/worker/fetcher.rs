@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared,
     buffer::Buffer,
-    claim,
+    claim::{self, Place},
     patience::within,
     record::{Ended, Outcome},
 };
@@ -58,8 +58,7 @@ impl<A> Fetcher<A> {
         let mut rest = FIRST_REST;
         let mut trouble = Duration::ZERO;
         let mut filled: Option<Instant> = None;
-        // The lane that was served last: the others come first.
-        let mut turn = String::new();
+        let mut place = Place::default();
         let mut metered: Option<Instant> = None;
         let mut rules = self.shared.rules.watch();
         loop {
@@ -93,7 +92,7 @@ impl<A> Fetcher<A> {
                     continue;
                 }
             }
-            let claim = claim::batch(&self.shared.pool, (&self.queue, &turn), want, config.lease, &config.name);
+            let claim = claim::batch(&self.shared.pool, (&self.queue, &mut place), want, config.lease, &config.name);
             let pause = match until_stopped(within(self.shared.patience(), claim), stop).await {
                 Some(Ok(jobs)) if jobs.is_empty() => {
                     trouble = Duration::ZERO;
@@ -106,9 +105,6 @@ impl<A> Fetcher<A> {
                     trouble = Duration::ZERO;
                     rest = FIRST_REST;
                     filled = (jobs.len() == want).then(Instant::now);
-                    if let Some(last) = jobs.last() {
-                        turn = last.lane();
-                    }
                     if jobs.iter().any(|job| job.rate_key.is_some()) {
                         metered = Some(Instant::now());
                     }

@@ -305,7 +305,7 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
 
 /// Dead rows that may gather in the hot table while a vacuum cannot remove them, and the living rows that a compaction will
 /// move at most (some 30 ms of exclusive lock).
-const COMPACT_DEAD: i64 = 20_000;
+const COMPACT_DEAD: i64 = 5_000;
 const COMPACT_LIVE: i64 = 5_000;
 const COMPACT_EVERY: Duration = Duration::from_secs(5);
 

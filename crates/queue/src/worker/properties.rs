@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    claim::{self, Claimed},
+    claim::{self, Claimed, Place},
     keeper,
     record::{self, Ended, Outcome},
 };
@@ -149,7 +149,7 @@ async fn take(db: &PgPool, reference: &mut Reference, step: Step) {
             }
         }
         Step::Claim { limit } => {
-            let claimed = claim::batch(db, ("default", ""), limit, lease, "test").await.unwrap();
+            let claimed = claim::batch(db, ("default", &mut Place::default()), limit, lease, "test").await.unwrap();
             let mut open = reference.claimable();
             assert_eq!(claimed.len(), limit.min(open.len()), "a claim takes as many as it may");
             for claim in &claimed {

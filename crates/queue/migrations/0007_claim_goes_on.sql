@@ -1,0 +1,164 @@
+-- A claim no longer walks over the index entries of what was claimed before it, of which there may be a million before the
+-- next vacuum: its caller says where it took the last job, and the walk goes on from there.
+
+drop function queue.claim;
+
+-- What runs need not be counted by each claim while the limits are far: no more than `running` ran when it was written,
+-- which claims of at least `counted_at` have added up.
+alter table queue.queues
+    add column running    integer,
+    add column counted_at timestamptz;
+
+-- Claims up to `p_limit` jobs of a queue that are due, highest priority first. Within a priority the lanes take turns from
+-- the one after `p_after`, a sixteenth of the batch each; within a lane the oldest is first. Answers them in the order in
+-- which they were taken: the last one's lane is the next claim's `p_after`.
+--
+-- `p_level`, `p_run_at` and `p_id` are that job's priority, time and id, or absent. What sorts before it in its lane is then
+-- not looked at. Something due may have come there since, so a caller leaves them out now and then.
+--
+-- A claim need not survive a crash of the database (the job is then available again, and the fence refuses its
+-- outcome), so it alone does not wait for the disk. Its plans are kept: what they must not be, made while the table was
+-- empty, is switched off.
+create function queue.claim(
+    p_queue text, p_limit integer, p_lease uuid, p_lease_s float8, p_worker text, p_after text,
+    p_level smallint default null, p_run_at timestamptz default null, p_id uuid default null
+) returns table (
+    id uuid, kind text, tenant text, attempt integer, max_attempts integer, args jsonb, trace text, created_at timestamptz,
+    rate_key text, batch_id uuid, crashes smallint, cancel_requested boolean, waited_s float8, last_error text,
+    priority smallint, run_at timestamptz
+)
+language plpgsql set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+#variable_conflict use_column
+declare
+    nobody   constant uuid := '00000000-0000-0000-0000-000000000000';
+    rules    queue.queues;
+    used     jsonb;                                -- tenant → running, where the limit may be near
+    busy     integer;                              -- at most so many run, where there are limits
+    counted  timestamptz;
+    open     integer := p_limit;                   -- how many more to take
+    quantum  integer := greatest(1, p_limit / 16);
+    lowest   integer := coalesce(p_level + 1, -32768);
+    highest  integer := 32767;                     -- the priorities above it are done with
+    first    record;                               -- the first due job between the two
+    level    integer;                              -- the priority whose lanes take turns
+    past     text;                                 -- in this lane of it nothing due lies before …
+    past_at  timestamptz;                          -- … this time
+    past_id  uuid;                                 -- … and this id
+    turn     text;                                 -- the lane that was visited last
+    stuck    text;                                 -- the first lane since the last success that gave nothing
+    visited  record;                               -- the first due job of the lane whose turn it is
+    alone    boolean;
+    room     integer;
+    taken    integer;
+begin
+    select * into rules from queue.queues q where q.name = p_queue;
+    if rules.paused_at is not null then
+        return;
+    end if;
+    perform set_config('synchronous_commit', 'off', true);
+    if rules.max_running is not null or rules.max_running_per_tenant is not null then
+        -- One claim at a time, and each of the statements below sees what the one before it has committed.
+        perform pg_advisory_xact_lock(hashtext('queue.limit'), hashtext(p_queue));
+        select q.running, q.counted_at into busy, counted from queue.queues q where q.name = p_queue;
+        if counted > clock_timestamp() - interval '1 s'
+           and busy + p_limit <= least(rules.max_running, rules.max_running_per_tenant) then
+            rules.max_running_per_tenant := null;
+        else
+            select coalesce(jsonb_object_agg(coalesce(t.tenant, ''), t.n), '{}'), coalesce(sum(t.n), 0), clock_timestamp()
+            into used, busy, counted
+            from (select j.tenant, count(*) as n from queue.jobs j where j.queue = p_queue and j.state = 'running' group by 1) t;
+            open := least(open, rules.max_running - busy);
+        end if;
+    end if;
+
+    while open > 0 loop
+        select j.priority, j.lane, j.run_at, j.id into first from queue.jobs j
+        where j.queue = p_queue and j.state = 'available' and not j.held and j.priority between lowest and highest
+        order by j.priority desc, j.lane, j.run_at, j.id limit 1;
+        if found then
+            level := first.priority; past := first.lane; past_at := first.run_at; past_id := first.id;
+        elsif lowest > -32768 then
+            level := p_level; past := p_after; past_at := p_run_at; past_id := p_id;
+        else
+            exit;
+        end if;
+        turn := p_after;
+        stuck := null;
+        while open > 0 loop
+            select j.lane, j.tenant, j.rate_key, j.run_at, j.id into visited from queue.jobs j
+            where j.queue = p_queue and j.state = 'available' and not j.held and j.priority = level and j.lane > turn
+            order by j.lane, j.run_at, j.id limit 1;
+            if not found then
+                -- Around: the lanes before this one, or else this one again.
+                if turn <> past then
+                    past_at := '-infinity'; past_id := nobody;
+                end if;
+                select * into visited from (
+                    (select j.lane, j.tenant, j.rate_key, j.run_at, j.id from queue.jobs j
+                     where j.queue = p_queue and j.state = 'available' and not j.held and j.priority = level and j.lane < turn
+                     order by j.lane, j.run_at, j.id limit 1)
+                    union all
+                    (select j.lane, j.tenant, j.rate_key, j.run_at, j.id from queue.jobs j
+                     where j.queue = p_queue and j.state = 'available' and not j.held and j.priority = level and j.lane = turn
+                       and (j.run_at, j.id) >= (past_at, past_id)
+                     order by j.run_at, j.id limit 1)
+                ) around limit 1;
+            end if;
+            exit when not found or visited.lane = stuck;
+
+            -- A lane that comes again at once is alone: it may take all that is left.
+            alone := visited.lane = turn;
+            room := case when alone then open else least(quantum, open) end;
+            if rules.max_running_per_tenant is not null and visited.tenant is not null then
+                room := least(room, rules.max_running_per_tenant - coalesce((used ->> visited.tenant)::integer, 0));
+            end if;
+            if visited.rate_key is not null then
+                room := least(room, coalesce((select floor(queue.rate_tokens(r)) from queue.rate_limits r
+                                              where r.key = visited.rate_key), room));
+            end if;
+            taken := 0;
+            if room > 0 then
+                return query
+                    with due as materialized (
+                        select j.ctid from queue.jobs j
+                        where j.queue = p_queue and j.state = 'available' and not j.held and j.priority = level
+                          and j.lane = visited.lane and (j.run_at, j.id) >= (visited.run_at, visited.id)
+                        order by j.run_at, j.id limit room for update skip locked
+                    )
+                    update queue.jobs j
+                    set state = 'running', attempt = j.attempt + 1, lease = p_lease,
+                        lease_until = now() + make_interval(secs => p_lease_s), worker = p_worker, attempted_at = now(),
+                        begun_at = null
+                    from due where j.ctid = due.ctid
+                    returning j.id, j.kind, j.tenant, j.attempt, j.max_attempts, j.args, j.trace, j.created_at, j.rate_key,
+                              j.batch_id, j.crashes, j.cancel_requested_at is not null,
+                              extract(epoch from clock_timestamp() - j.run_at)::float8,
+                              case when j.attempt > j.max_attempts then j.errors -> -1 ->> 'error' end,
+                              j.priority, j.run_at;
+                get diagnostics taken = row_count;
+            end if;
+            open := open - taken;
+            busy := busy + taken;
+            exit when alone;
+            turn := visited.lane;
+            if taken = 0 then
+                stuck := coalesce(stuck, visited.lane);
+            else
+                stuck := null;
+                if used is not null and visited.tenant is not null then
+                    used := jsonb_set(used, array[visited.tenant],
+                                      to_jsonb(coalesce((used ->> visited.tenant)::integer, 0) + taken));
+                end if;
+            end if;
+        end loop;
+        lowest := -32768;
+        highest := level - 1;
+    end loop;
+    -- Few are soon counted.
+    if busy >= 200 then
+        update queue.queues q set running = busy, counted_at = counted where q.name = p_queue;
+    end if;
+end $$;
+
+revoke all on function queue.claim from public;
