@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use crate::{
     Options,
     report::Outcome,
-    stage::{Excuses, LEASE, Stage, eventually},
+    stage::{Excuses, LEASE, Stage},
 };
 
 const PER_SECOND: usize = 200;
