@@ -348,7 +348,7 @@ pub async fn limit(db: impl PgExecutor<'_>, queue: &str, limits: Limits) -> sqlx
         "with limited as (
              insert into queue.queues as q (name, max_running, max_running_per_tenant) values ($1, $2, $3)
              on conflict (name) do update set max_running = excluded.max_running,
-                    max_running_per_tenant = excluded.max_running_per_tenant
+                    max_running_per_tenant = excluded.max_running_per_tenant, running = null, counted_at = null
              returning name
          )
          select pg_notify('queue_rules', name), pg_notify('queue_wake', name) from limited",

@@ -301,11 +301,12 @@ async fn many_enqueues_send_few_messages_and_a_claim_waits_for_nobodys_rows() {
     sqlx::query("select from queue.jobs order by run_at, id limit 150 for update").execute(&mut *tx).await.unwrap();
     let mut db_conn = db.pool.acquire().await.unwrap();
     sqlx::query("set lock_timeout = '1ms'").execute(&mut *db_conn).await.unwrap();
-    let claimed: i64 =
-        sqlx::query_scalar("select count(*) from queue.claim('default', 1000, gen_random_uuid(), 30, 'w', '')")
-            .fetch_one(&mut *db_conn)
-            .await
-            .unwrap();
+    let claimed: i64 = sqlx::query_scalar(
+        "select count(*) from queue.claim('default', 1000, gen_random_uuid(), 30, 'w', '', null, null, null)",
+    )
+    .fetch_one(&mut *db_conn)
+    .await
+    .unwrap();
     assert_eq!(claimed, 150);
     sqlx::query("reset lock_timeout").execute(&mut *db_conn).await.unwrap();
     tx.rollback().await.unwrap();
@@ -333,7 +334,7 @@ async fn a_claim_touches_as_many_pages_of_a_long_line_as_of_a_short_one() {
 
 async fn pages_of_a_claim(db: &Database) -> i64 {
     sqlx::query("vacuum analyze queue.jobs").execute(&db.pool).await.unwrap();
-    pages(db, "select * from queue.claim('default', 10, gen_random_uuid(), 30, 'w', '')").await
+    pages(db, "select * from queue.claim('default', 10, gen_random_uuid(), 30, 'w', '', null, null, null)").await
 }
 
 /// Pages that a claim of ten jobs looks at, in a session that has claimed before.
@@ -361,13 +362,13 @@ async fn a_claim_goes_on_where_the_last_one_ended() {
     let mut reader = db.pool.begin().await.unwrap();
     sqlx::query("set transaction isolation level repeatable read").execute(&mut *reader).await.unwrap();
     sqlx::query("select 1").execute(&mut *reader).await.unwrap();
-    let take = "select * from (select id, priority, run_at from queue.claim('default', 19000, gen_random_uuid(), 30, 'w', '')) j
+    let take = "select * from (select id, priority, run_at from queue.claim('default', 19000, gen_random_uuid(), 30, 'w', '', null, null, null)) j
                 order by run_at desc limit 1";
     let (id, priority, run_at): (Uuid, i16, DateTime<Utc>) = sqlx::query_as(take).fetch_one(&db.pool).await.unwrap();
     sqlx::query("delete from queue.jobs where state = 'running'").execute(&db.pool).await.unwrap();
 
     let claim = "select * from queue.claim('default', 10, gen_random_uuid(), 30, 'w', chr(31)";
-    let anew = pages(&db, &format!("{claim})")).await;
+    let anew = pages(&db, &format!("{claim}, null, null, null)")).await;
     let on = pages(&db, &format!("{claim}, {priority}::smallint, '{run_at}', '{id}')")).await;
     println!("{anew} pages from the start of the line, {on} from the last job on");
     assert!(4 * on < anew, "{anew} pages from the start of the line, {on} from the last job on");

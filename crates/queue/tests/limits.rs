@@ -196,13 +196,14 @@ async fn get(db: &Database, id: Uuid) -> JobRecord {
 
 /// Tenants of the jobs that one claim takes, with how many.
 async fn claim(db: &Database, limit: i32, after: &str) -> BTreeMap<String, usize> {
-    let tenants: Vec<String> =
-        sqlx::query_scalar("select tenant from queue.claim('default', $1, gen_random_uuid(), 30, 'test', $2)")
-            .bind(limit)
-            .bind(after)
-            .fetch_all(&db.pool)
-            .await
-            .unwrap();
+    let tenants: Vec<String> = sqlx::query_scalar(
+        "select tenant from queue.claim('default', $1, gen_random_uuid(), 30, 'test', $2, null, null, null)",
+    )
+    .bind(limit)
+    .bind(after)
+    .fetch_all(&db.pool)
+    .await
+    .unwrap();
     let mut counts = BTreeMap::new();
     for tenant in tenants {
         *counts.entry(tenant).or_default() += 1;
@@ -234,12 +235,51 @@ async fn large_limits_are_kept_exactly() {
     assert_eq!(claimed().await, 10);
     limit(&db.pool, "default", Limits { max_running: Some(2_500), max_running_per_tenant: Some(1_200) }).await.unwrap();
     assert_eq!(claimed().await, 1_400);
+    // What is more urgent counts with the rest of its tenant.
+    limit(&db.pool, "default", Limits { max_running: None, max_running_per_tenant: Some(50) }).await.unwrap();
+    for priority in 0..3 {
+        let job = || NewJob { priority, ..NewJob::of(&turn(Does::Nothing, "new")).tenant("new") };
+        let jobs: Vec<NewJob> = (0..40).map(|_| job()).collect();
+        enqueue_many(&db.pool, &jobs).await.unwrap();
+    }
+    assert_eq!(claim(&db, 150, "").await.get("new"), Some(&50));
     db.close().await;
 }
 
-/// PLAT-7, PLAT-9: what a claim that goes on may overlook is seen by the next one that does not.
+/// PLAT-9: the walk ends although the lane at which it would have ended is gone.
 #[tokio::test]
-async fn a_claim_that_goes_on_sees_all_but_what_came_to_be_due_before() {
+async fn a_claim_among_tenants_at_their_limits_ends_whatever_others_do() {
+    let db = Database::new().await;
+    limit(&db.pool, "default", Limits { max_running: None, max_running_per_tenant: Some(1) }).await.unwrap();
+    // Of each tenant one job runs and one waits.
+    sqlx::query(
+        "insert into queue.jobs (id, queue, kind, tenant, state, run_at, max_attempts, args, attempt, lease, lease_until)
+         select gen_random_uuid(), 'default', 'test.turn', lpad(n::text, 4, '0'), state, now(), 3, '{\"does\": \"nothing\"}', 1,
+                case when state = 'running' then gen_random_uuid() end,
+                case when state = 'running' then now() + interval '1 hour' end
+         from generate_series(0, 3999) n, (values ('running'), ('available')) as s (state)",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    sqlx::query("vacuum analyze queue.jobs").execute(&db.pool).await.unwrap();
+    for gone in 0..20 {
+        // At another moment of the walk each time.
+        let cancelled = async {
+            tokio::time::sleep(Duration::from_millis(5 * gone)).await;
+            let first = "delete from queue.jobs where tenant = $1 and state = 'available'";
+            sqlx::query(first).bind(format!("{gone:04}")).execute(&db.pool).await.unwrap();
+        };
+        let claimed = tokio::time::timeout(Duration::from_secs(60), claim(&db, 100, ""));
+        let (claimed, ()) = tokio::join!(claimed, cancelled);
+        assert_eq!(claimed.expect("the claim ends"), BTreeMap::new());
+    }
+    db.close().await;
+}
+
+/// PLAT-7, PLAT-9
+#[tokio::test]
+async fn a_claim_that_goes_on_passes_nothing_over_for_good() {
     let db = Database::new().await;
     let line = |tenant: &'static str, priority: i16, seconds: std::ops::Range<i32>| {
         sqlx::query(
@@ -259,7 +299,7 @@ async fn a_claim_that_goes_on_sees_all_but_what_came_to_be_due_before() {
             "select tenant, extract(epoch from run_at - '2026-01-01')::int
              from queue.claim('default', $1, gen_random_uuid(), 30, 'test', coalesce($2 || chr(31), ''), $3,
                               timestamptz '2026-01-01' + $4::int * interval '1 s',
-                              case when $4 is not null then 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid end)",
+                              case when $4::int is not null then 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid end)",
         )
         .bind(limit)
         .bind(after.map(|(tenant, ..)| tenant))
@@ -279,24 +319,17 @@ async fn a_claim_that_goes_on_sees_all_but_what_came_to_be_due_before() {
     line("a", 0, 1..2).execute(&db.pool).await.unwrap();
     line("d", 7, 1..2).execute(&db.pool).await.unwrap();
     line("e", -7, 1..2).execute(&db.pool).await.unwrap();
-    let rest = take(100, Some(("b", 0, 15))).await;
-    let expected = [
-        job("d", 1),
-        job("c", 1),
-        job("a", 1),
-        job("b", 1),
-        job("b", 16),
-        job("b", 17),
-        job("b", 18),
-        job("b", 19),
-        job("e", 1),
-    ];
-    // Where something urgent was found, the rest is looked at anew.
-    assert_eq!(rest, expected);
-
-    line("b", 0, 1..3).execute(&db.pool).await.unwrap();
-    assert_eq!(take(100, Some(("b", 0, 19))).await, [], "what came before it is overlooked");
-    assert_eq!(take(100, None).await, [job("b", 1), job("b", 2)], "until a claim looks at all of the line");
+    assert_eq!(take(1, Some(("b", 0, 15))).await, [job("d", 1)], "but not past what is urgent");
+    let turns = [job("c", 1), job("a", 1), job("b", 1), job("b", 16)];
+    assert_eq!(take(4, Some(("b", 0, 15))).await, turns, "nor past other lanes");
+    line("b", 0, 2..3).execute(&db.pool).await.unwrap();
+    let rest = [job("b", 17), job("b", 18), job("b", 19), job("b", 2), job("e", 1)];
+    assert_eq!(
+        take(100, Some(("b", 0, 16))).await,
+        rest,
+        "and before it is done with a priority, it looks at all of it"
+    );
+    assert_eq!(take(100, None).await, []);
     db.close().await;
 }
 

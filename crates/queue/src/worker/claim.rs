@@ -55,9 +55,9 @@ pub(crate) struct Place {
     looked: Option<Instant>,
 }
 
-/// What comes to be due in front of the last job is seen this late at most, while work flows. Looking costs a walk over the
-/// index entries of all that was claimed since the last vacuum.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// What comes to be due in front of the last job is seen this late at most, while batches are full. Looking costs a walk over
+/// the index entries of all that was claimed since the last vacuum.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Claims up to `limit` jobs that are due: highest priority first, lanes in turn. A paused queue gives none. What decides is
 /// in the SQL function `queue.claim`.
@@ -86,7 +86,7 @@ pub(crate) async fn batch(
         job.lease = lease_id;
         queue.clone_into(&mut job.queue);
     }
-    if from.is_none() {
+    if from.is_none() || jobs.len() < limit {
         place.looked = Some(Instant::now());
     }
     if let Some(last) = jobs.last() {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -303,8 +303,8 @@ pub(crate) async fn rescue(pool: &PgPool) -> sqlx::Result<u64> {
     Ok(rescued.unsigned_abs())
 }
 
-/// Dead rows that may gather in the hot table while a vacuum cannot remove them, and the living rows that a compaction will
-/// move at most (some 30 ms of exclusive lock).
+/// Dead rows that may gather in the hot table before somebody cleans up, and the living rows that a compaction will move at
+/// most (some 30 ms of exclusive lock).
 const COMPACT_DEAD: i64 = 5_000;
 const COMPACT_LIVE: i64 = 5_000;
 const COMPACT_EVERY: Duration = Duration::from_secs(5);
@@ -327,6 +327,19 @@ pub(crate) async fn compact<A>(shared: Arc<Shared<A>>, stop: CancellationToken) 
 }
 
 async fn compact_once(pool: &PgPool) -> sqlx::Result<bool> {
+    let gathered: bool = sqlx::query_scalar(
+        "select pg_stat_get_dead_tuples('queue.jobs'::regclass) >= $1
+            and pg_stat_get_live_tuples('queue.jobs'::regclass) <= $2",
+    )
+    .bind(COMPACT_DEAD)
+    .bind(COMPACT_LIVE)
+    .fetch_one(pool)
+    .await?;
+    if !gathered {
+        return Ok(false);
+    }
+    // What a vacuum can remove it removes without standing in anybody's way, and sooner than the server's own.
+    pool.execute("vacuum (skip_locked, truncate off) queue.jobs").await?;
     let mut tx = pool.begin().await?;
     sqlx::query("set local lock_timeout = '100ms'").execute(&mut *tx).await?;
     let compacted: bool = sqlx::query_scalar("select queue.compact($1, $2)")
