@@ -48,7 +48,10 @@ async fn a_person_made_on_the_command_line_signs_in_and_leaves_no_secret_behind(
     let anna = world.api.with_key(&access);
     assert_eq!(anna.get("/api/v1/members").await.json()["members"][0]["email"], "Anna@acme.example");
     assert_eq!(anna.post("/api/v1/jobs", &json!({ "kind": "debug.noop" })).await.status, 202);
-    stranger.post("/api/v1/sign-in", &json!({ "email": "anna@acme.example", "password": "wrong" })).await.problem(401, "sign-in-refused");
+    stranger
+        .post("/api/v1/sign-in", &json!({ "email": "anna@acme.example", "password": "wrong" }))
+        .await
+        .problem(401, "sign-in-refused");
 
     // A second process knows nothing of the first, and believes the same tokens.
     let (second, elsewhere) = world.program.serve("server", &access).await;

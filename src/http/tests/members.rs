@@ -76,7 +76,10 @@ async fn another_role_and_a_removal_count_at_once() {
     let demote = request(Method::PATCH, &path, &admin.token, &[], Some(json!({"role": "user"})));
     assert_eq!(world.send(demote).await.status, StatusCode::OK);
     jobs().await.problem(403, "forbidden");
-    assert_eq!(world.send(request(Method::DELETE, &path, &admin.token, &[], None)).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(
+        world.send(request(Method::DELETE, &path, &admin.token, &[], None)).await.status,
+        StatusCode::NO_CONTENT
+    );
     jobs().await.problem(401, "token-revoked");
 }
 
@@ -84,7 +87,8 @@ async fn another_role_and_a_removal_count_at_once() {
 #[tokio::test]
 async fn a_key_makes_no_member_that_may_do_more_than_the_key() {
     let world = World::new().await;
-    let narrow = key_of(&world.app, &world.acme, &[Scope::MembersWrite, Scope::MembersRead, Scope::OrganizationRead]).await;
+    let narrow =
+        key_of(&world.app, &world.acme, &[Scope::MembersWrite, Scope::MembersRead, Scope::OrganizationRead]).await;
     let add = async |role: &str| {
         let body = json!({"email": format!("{role}@acme.example"), "name": "N", "role": role});
         world.send(request(Method::POST, "/api/v1/members", &narrow, &[], Some(body))).await
@@ -114,9 +118,13 @@ async fn a_person_of_another_organization_keeps_name_and_password() {
     let globex = world._database.organization("globex").await;
     let anna = account(&world.app, "anna@globex.example", Some("correct horse battery")).await;
     join(&world.app, &globex, anna, Role::Admin, None).await;
-    let body = json!({"email": "Anna@globex.example", "name": "Mallory", "role": "user", "password": "a password of mine"});
+    let body =
+        json!({"email": "Anna@globex.example", "name": "Mallory", "role": "user", "password": "a password of mine"});
     let added = world.post("/api/v1/members", body).await;
-    assert_eq!((added.status, &added.json()["id"], &added.json()["name"]), (StatusCode::CREATED, &json!(anna), &json!("Anna Ek")));
+    assert_eq!(
+        (added.status, &added.json()["id"], &added.json()["name"]),
+        (StatusCode::CREATED, &json!(anna), &json!("Anna Ek"))
+    );
     let sign_in = async |password: &str| {
         let body = json!({"email": "anna@globex.example", "password": password, "organization": "globex"});
         world.send(request(Method::POST, "/api/v1/sign-in", "", &[], Some(body))).await
@@ -133,9 +141,13 @@ async fn a_person_of_another_organization_keeps_name_and_password() {
 async fn a_person_changes_their_own_name_and_language() {
     let world = World::new().await;
     let someone = person_of(&world.app, &world.acme, Role::User, None).await;
-    let change = async |body: Value| world.send(request(Method::PATCH, "/api/v1/me", &someone.token, &[], Some(body))).await;
+    let change =
+        async |body: Value| world.send(request(Method::PATCH, "/api/v1/me", &someone.token, &[], Some(body))).await;
     let changed = change(json!({"name": "Bo Ek", "language": "en"})).await.json();
-    assert_eq!((&changed["name"], &changed["language"], &changed["email"]), (&json!("Bo Ek"), &json!("en"), &json!(someone.email)));
+    assert_eq!(
+        (&changed["name"], &changed["language"], &changed["email"]),
+        (&json!("Bo Ek"), &json!("en"), &json!(someone.email))
+    );
     assert_eq!(change(json!({"name": "Bo\r\nX: y"})).await.problem(422, "validation"), ["name invalid"]);
     assert_eq!(change(json!({"email": "b@c.example"})).await.problem(422, "validation"), ["email unknown_field"]);
 }

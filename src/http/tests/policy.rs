@@ -46,11 +46,17 @@ fn operations(document: &Value) -> Vec<Operation> {
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/api")) {
         for (method, operation) in item.as_object().unwrap() {
-            let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path} has no id")).to_owned();
+            let id =
+                operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path} has no id")).to_owned();
             let ways = operation["security"].as_array();
             let ways = ways.unwrap_or_else(|| panic!("{id} does not say who may call it: give it `security(…)`"));
             let access = access(&id, ways);
-            operations.push(Operation { method: method.to_uppercase().parse().unwrap(), path: path.clone(), id, access });
+            operations.push(Operation {
+                method: method.to_uppercase().parse().unwrap(),
+                path: path.clone(),
+                id,
+                access,
+            });
         }
     }
     operations
@@ -61,8 +67,8 @@ fn access(id: &str, ways: &[Value]) -> Access {
     for way in ways.iter().map(|way| way.as_object().unwrap()) {
         access.strangers |= way.is_empty();
         for (scheme, actions) in way {
-            let actions: Vec<Action> =
-                serde_json::from_value(actions.clone()).unwrap_or_else(|e| panic!("{id} names an action that there is not: {e}"));
+            let actions: Vec<Action> = serde_json::from_value(actions.clone())
+                .unwrap_or_else(|e| panic!("{id} names an action that there is not: {e}"));
             let action = actions.first().copied();
             assert!(actions.len() <= 1, "{id} names more than one action");
             match scheme.as_str() {
@@ -172,7 +178,13 @@ async fn a_scope_opens_the_operations_that_name_it_and_no_other() {
         for operation in operations.iter().filter(|operation| !operation.access.strangers) {
             let answer = ask(&world, operation, &key).await;
             let named = operation.access.key == Some((*scope).into());
-            assert_eq!(answer.status == StatusCode::FORBIDDEN, !named, "{} with {scope}: {}", operation.id, answer.text);
+            assert_eq!(
+                answer.status == StatusCode::FORBIDDEN,
+                !named,
+                "{} with {scope}: {}",
+                operation.id,
+                answer.text
+            );
         }
     }
 }
@@ -206,17 +218,23 @@ async fn a_customer_sees_their_own_company_s_records_and_no_notes_about_them() {
         let made = world.post("/api/v1/invoices", invoice(company, &format!("2026-{n}"))).await;
         invoices.push(made.json()["id"].as_str().unwrap().to_owned());
     }
-    let failed = "update org_acme.invoices set reminder_failed_at = now(), reminder_error = 'mailbox planted-7f3a is full'";
+    let failed =
+        "update org_acme.invoices set reminder_failed_at = now(), reminder_error = 'mailbox planted-7f3a is full'";
     sqlx::query(failed).execute(&world.app.db).await.unwrap();
     let customer = person_of(&world.app, &world.acme, Role::Customer, Some(own)).await;
     let get = async |token: &str, path: &str| world.send(request(Method::GET, path, token, &[], None)).await;
 
     let listed = get(&customer.token, "/api/v1/companies").await.json();
-    assert_eq!(listed["companies"].as_array().unwrap().iter().map(|c| c["id"].clone()).collect::<Vec<_>>(), [json!(own)]);
+    assert_eq!(
+        listed["companies"].as_array().unwrap().iter().map(|c| c["id"].clone()).collect::<Vec<_>>(),
+        [json!(own)]
+    );
     let shown = get(&customer.token, &format!("/api/v1/companies/{own}")).await.json();
     assert_eq!((&shown["contact"]["name"], &shown["contact"]["notes"]), (&json!(PLANTED), &Value::Null));
     get(&customer.token, &format!("/api/v1/companies/{other}")).await.problem(404, "not-found");
-    for query in ["", "?sort=created_desc", &format!("?company_id={own}"), "?number=2026-1", &format!("?company_id={other}")] {
+    for query in
+        ["", "?sort=created_desc", &format!("?company_id={own}"), "?number=2026-1", &format!("?company_id={other}")]
+    {
         let page = get(&customer.token, &format!("/api/v1/invoices{query}")).await.json();
         let found = page["invoices"].as_array().unwrap();
         assert!(found.iter().all(|invoice| invoice["company_id"] == json!(own)), "{query}: {page}");

@@ -48,12 +48,23 @@ fn text<'a>(value: &'a Value, member: &str) -> &'a str {
 async fn a_person_signs_in_goes_on_and_signs_out() {
     let (world, clock, anna) = world(&[]).await;
     let signed_in = world.sign_in("anna.ek@ACME.example", PASSWORD).await;
-    assert_eq!((signed_in.status, signed_in.header("cache-control")), (StatusCode::OK, "no-store"), "{}", signed_in.text);
+    assert_eq!(
+        (signed_in.status, signed_in.header("cache-control")),
+        (StatusCode::OK, "no-store"),
+        "{}",
+        signed_in.text
+    );
     let tokens = signed_in.json();
-    assert_eq!((&tokens["role"], &tokens["organization"], &tokens["expires_in"]), (&json!("developer"), &json!("acme"), &json!(3600)));
+    assert_eq!(
+        (&tokens["role"], &tokens["organization"], &tokens["expires_in"]),
+        (&json!("developer"), &json!("acme"), &json!(3600))
+    );
     let claims = text(&tokens, "access_token").split('.').nth(1).unwrap();
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
-    assert_eq!((&claims["sub"], &claims["purpose"], &claims["company"]), (&json!(anna), &json!("access"), &Value::Null));
+    assert_eq!(
+        (&claims["sub"], &claims["purpose"], &claims["company"]),
+        (&json!(anna), &json!("access"), &Value::Null)
+    );
     let me = world.me(text(&tokens, "access_token")).await.json();
     assert_eq!((&me["email"], &me["memberships"][0]["organization"]), (&json!(EMAIL), &json!("acme")));
     let jobs = request(Method::GET, "/api/v1/jobs", text(&tokens, "access_token"), &[], None);
@@ -81,7 +92,8 @@ async fn a_person_signs_in_goes_on_and_signs_out() {
     .fetch_one(&world.app.db)
     .await
     .unwrap();
-    for secret in [PASSWORD, text(&tokens, "refresh_token"), text(&next, "refresh_token"), text(&next, "access_token")] {
+    for secret in [PASSWORD, text(&tokens, "refresh_token"), text(&next, "refresh_token"), text(&next, "access_token")]
+    {
         assert!(!stored.contains(secret), "{secret} lies in {stored}");
     }
 }
@@ -100,11 +112,19 @@ async fn a_refresh_token_that_comes_a_second_time_ends_the_whole_session() {
     for ended in [&first, &second] {
         world.me(text(ended, "access_token")).await.problem(401, "token-revoked");
     }
-    assert_eq!(world.me(text(&other, "access_token")).await.status, StatusCode::OK, "another sign-in is another family");
+    assert_eq!(
+        world.me(text(&other, "access_token")).await.status,
+        StatusCode::OK,
+        "another sign-in is another family"
+    );
 
     let race = (0..4).map(|_| world.refresh(text(&other, "refresh_token"), &[]));
     let answers = futures::future::join_all(race).await;
-    assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::OK).count(), 1, "of four at once one is the first");
+    assert_eq!(
+        answers.iter().filter(|answer| answer.status == StatusCode::OK).count(),
+        1,
+        "of four at once one is the first"
+    );
     for refused in answers.iter().filter(|answer| answer.status != StatusCode::OK) {
         refused.problem(401, "token-reused");
     }
@@ -121,7 +141,10 @@ async fn a_refresh_that_is_repeated_under_its_key_gives_the_first_answer_again()
     assert_eq!((next.status, &next.text, again.header("idempotency-replayed")), (StatusCode::OK, &again.text, "true"));
     let third = world.refresh(text(&next.json(), "refresh_token"), &[]).await;
     assert_eq!(third.status, StatusCode::OK, "the session goes on");
-    world.refresh(text(&first, "refresh_token"), &[("idempotency-key", "refresh-2")]).await.problem(401, "token-reused");
+    world
+        .refresh(text(&first, "refresh_token"), &[("idempotency-key", "refresh-2")])
+        .await
+        .problem(401, "token-reused");
 
     let late = world.sign_in(EMAIL, PASSWORD).await.json();
     clock.advance(Duration::days(30));
@@ -157,7 +180,10 @@ async fn a_token_that_was_forged_or_made_for_something_else_opens_nothing() {
     let invitation = Claims { purpose: "invitation".to_owned(), ..good.clone() };
     world.me(&world.app.tokens.sign(&invitation)).await.problem(401, "token-wrong-purpose");
     // Signed by us, but of another's session: no such token was ever made.
-    world.me(&world.app.tokens.sign(&claims((anna, world.acme.id, someone.session)))).await.problem(401, "token-invalid");
+    world
+        .me(&world.app.tokens.sign(&claims((anna, world.acme.id, someone.session))))
+        .await
+        .problem(401, "token-invalid");
     let nobody = claims((someone.id, world.acme.id, Uuid::now_v7()));
     world.me(&world.app.tokens.sign(&nobody)).await.problem(401, "token-revoked");
     // What the token claims of the role does not count, the database does.
@@ -195,7 +221,10 @@ async fn an_unknown_address_and_a_wrong_password_get_the_same_answer_after_the_s
         times[times.len() / 2].as_secs_f64()
     });
     for median in medians {
-        assert!(median < medians[0] * 1.6 && medians[0] < median * 1.6, "known, unknown, without password: {medians:?}");
+        assert!(
+            median < medians[0] * 1.6 && medians[0] < median * 1.6,
+            "known, unknown, without password: {medians:?}"
+        );
     }
 }
 
@@ -345,7 +374,8 @@ async fn tokens_outlive_a_rotation_of_the_keys() {
     assert!(vars(new.clone()).tokens.open(&token, now).is_err());
     let mut config = before.app.config.clone();
     config.sign_in.token_keys = vec!["no-key".into()];
-    let refused = App::with_pool(config.clone(), before.app.db.clone(), before.app.clock.clone()).err().unwrap().to_string();
+    let refused =
+        App::with_pool(config.clone(), before.app.db.clone(), before.app.clock.clone()).err().unwrap().to_string();
     assert!(refused.contains("sign_in.token_keys") && !refused.contains("no-key"), "{refused}");
     config.sign_in.token_keys = vec![old.clone().into(), old.into()];
     assert!(App::with_pool(config, before.app.db.clone(), before.app.clock.clone()).is_err());

@@ -15,7 +15,8 @@ impl Things {
     fn of(&self, path: &str) -> &str {
         let found = self.0.iter().filter(|(collection, _)| path.starts_with(collection));
         let longest = found.max_by_key(|(collection, _)| collection.len());
-        let (_, id) = longest.unwrap_or_else(|| panic!("{path}: make such a thing in `things`, so that strangers can ask for it"));
+        let (_, id) = longest
+            .unwrap_or_else(|| panic!("{path}: make such a thing in `things`, so that strangers can ask for it"));
         id
     }
 }
@@ -33,7 +34,10 @@ async fn things(world: &World) -> Things {
     let member = person_of(&world.app, &world.acme, Role::Admin, None).await;
     Things(vec![
         ("/api/v1/invoices", posted("/api/v1/invoices", invoice(company.parse().unwrap(), "2026-1")).await),
-        ("/api/v1/jobs/bulk-actions", posted("/api/v1/jobs/bulk-actions", json!({"action": "cancel", "all": true})).await),
+        (
+            "/api/v1/jobs/bulk-actions",
+            posted("/api/v1/jobs/bulk-actions", json!({"action": "cancel", "all": true})).await,
+        ),
         ("/api/v1/batches", posted("/api/v1/batches", json!({"jobs": [waiting]})).await),
         ("/api/v1/api-keys", posted("/api/v1/api-keys", json!({"name": "theirs", "scopes": ["jobs:read"]})).await),
         ("/api/v1/members", member.id.to_string()),
@@ -85,7 +89,9 @@ async fn to_a_stranger_a_thing_is_as_if_it_had_never_been() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let there = path.replacen("{id}", things.of(path), 1).replace("{id}", &Uuid::now_v7().to_string());
             let nowhere = path.replace("{id}", &Uuid::now_v7().to_string());
-            for (who, token) in [("their key", &their_key), ("their admin", &their_admin), ("a customer", &other_customer)] {
+            for (who, token) in
+                [("their key", &their_key), ("their admin", &their_admin), ("a customer", &other_customer)]
+            {
                 let send = async |path: &str| world.send(request(method.clone(), path, token, &[], body_of(id))).await;
                 let (real, none) = (send(&there).await, send(&nowhere).await);
                 assert_eq!(told(&real), told(&none), "{id} as {who}: the answer tells that the thing exists");

@@ -1,7 +1,7 @@
 //! Limits and use.
 
 use super::*;
-use crate::{domain::limits::month_of, store::usage, http::problem::Problem};
+use crate::{domain::limits::month_of, http::problem::Problem, store::usage};
 
 /// TEN-4
 #[tokio::test]
@@ -33,5 +33,9 @@ async fn an_upgrade_raises_the_limits_at_once_and_beyond_them_is_a_402() {
     assert_eq!(world.get("/api/v1/organization/usage").await.json()["limits"]["workflows"], 10);
     world.operate(Method::PATCH, "/api/v1/organizations/acme", Some(json!({"tier": "free"}))).await;
     usage::record_tokens(&mut db, world.acme.id, month, "other", 1_000).await.unwrap();
-    assert_eq!(world.get("/api/v1/organization/usage").await.json()["tokens"]["left"], 0, "used more than the lower tier has");
+    assert_eq!(
+        world.get("/api/v1/organization/usage").await.json()["tokens"]["left"],
+        0,
+        "used more than the lower tier has"
+    );
 }
