@@ -23,6 +23,7 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::EscalateInvoice,       // by the sweep, after the last reminder
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
+        platform::PruneSignIns,         // daily at 03:30 UTC
     ]
     .sealed_by(Arc::new(JobSealer::new(&config.vault)));
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }

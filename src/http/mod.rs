@@ -15,6 +15,9 @@ mod health;
 mod idempotency;
 mod invoices;
 mod jobs;
+mod me;
+mod members;
+mod network;
 mod openapi;
 mod organizations;
 mod pages;
@@ -22,8 +25,10 @@ mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
+mod sign_in;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
@@ -39,6 +44,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use self::{
     auth::KnownKeys,
+    network::Throttle,
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
 };
@@ -51,6 +57,10 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
+    /// Tries to sign in, by network.
+    sign_ins: Throttle,
+    /// Requests to what is open to everybody, by network.
+    strangers: Throttle,
     imports: Semaphore,
     queues: BTreeSet<String>,
     has_mailbox: bool,
@@ -64,6 +74,8 @@ impl Api {
         let configured = app.config.worker.queues.keys().cloned();
         let queues = configured.chain(registry.queues().into_iter().map(str::to_owned)).collect();
         let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
+        let sign_ins = Throttle::new(app.config.sign_in.tries_per_minute);
+        let strangers = Throttle::new(app.config.http.strangers_per_minute);
         let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
         Arc::new(Self {
             app,
@@ -71,6 +83,8 @@ impl Api {
             schedules,
             keys: KnownKeys::default(),
             rate_limit,
+            sign_ins,
+            strangers,
             imports,
             queues,
             has_mailbox,
@@ -120,6 +134,10 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(usage::routes())
+        .merge(sign_in::routes())
+        .merge(me::routes())
+        .merge(members::routes())
         .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes());

@@ -7,6 +7,7 @@ mod database;
 mod demo;
 mod operations;
 mod operators;
+mod people;
 mod reminders;
 mod secrets;
 mod smtp;
