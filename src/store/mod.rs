@@ -8,9 +8,11 @@ pub mod companies;
 pub mod deliveries;
 pub mod events;
 pub mod idempotency;
+pub mod invitations;
 pub mod invoices;
 pub mod organizations;
 pub mod reminders;
+pub mod workspaces;
 
 use std::{fmt::Display, str::FromStr};
 
