@@ -13,17 +13,21 @@ mod explain;
 mod extract;
 mod health;
 mod idempotency;
+mod invitation_page;
+mod invitations;
 mod invoices;
 mod jobs;
 mod openapi;
 mod organizations;
 mod pages;
+mod person;
 mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
 #[cfg(test)]
 mod tests;
+mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
@@ -39,6 +43,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use self::{
     auth::KnownKeys,
+    person::Strangers,
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
 };
@@ -51,6 +56,7 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
+    strangers: Strangers,
     imports: Semaphore,
     queues: BTreeSet<String>,
     has_mailbox: bool,
@@ -71,6 +77,7 @@ impl Api {
             schedules,
             keys: KnownKeys::default(),
             rate_limit,
+            strangers: Strangers::default(),
             imports,
             queues,
             has_mailbox,
@@ -96,6 +103,7 @@ pub fn router(
     let (api, document) = api(&state);
     let http = &state.app.config.http;
     api.merge(pages::routes(mailbox, &state))
+        .merge(invitation_page::routes(&state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -122,7 +130,9 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(organizations::routes())
         .merge(effects::routes())
         .merge(queues::routes())
-        .merge(schedules::routes());
+        .merge(schedules::routes())
+        .merge(workspaces::routes())
+        .merge(invitations::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())

@@ -59,6 +59,7 @@ impl IntoResponses for Problems {
         (name = "companies", description = "Customers that are invoiced"),
         (name = "invoices", description = "Invoices and their reminders"),
         (name = "organization", description = "The caller's organization and its keys"),
+        (name = "workspaces", description = "Rooms in which people work together, and who is let in"),
         (name = "effects", description = "What jobs did to the outside world, once per key"),
         (name = "operator", description = "For who runs the installation; needs the operator's token"),
         (name = "operations", description = "Health and metrics"),
