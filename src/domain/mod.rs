@@ -3,6 +3,7 @@
 
 mod text;
 
+pub mod access_token;
 pub mod clock;
 pub mod company;
 pub mod csv_import;
@@ -12,16 +13,22 @@ pub mod field_error;
 pub mod invitation;
 pub mod invoice;
 pub mod language;
+pub mod limits;
 pub mod link_token;
 mod luhn;
 pub mod money;
 pub mod org_number;
 pub mod organization;
+pub mod password;
 pub mod phone;
+pub mod policy;
+pub mod role;
 pub mod scope;
 pub mod slug;
+pub mod user;
 pub mod workspace;
 
+pub use access_token::{Claims, TokenKeys};
 pub use clock::Clock;
 pub use company::{Company, Contact, NewCompany};
 pub use dunning::{Decision, DunningFacts, DunningPolicy};
@@ -30,11 +37,16 @@ pub use field_error::{FieldError, FieldErrors, ParseError};
 pub use invitation::{Invitation, InvitationState, InvitationStep};
 pub use invoice::{Invoice, InvoiceStatus, Item, NewInvoice, NewItem, Totals};
 pub use language::Language;
+pub use limits::{LimitExceeded, Limits, Resource};
 pub use link_token::LinkToken;
 pub use money::{Currency, Money};
 pub use org_number::OrgNumber;
 pub use organization::{BillingStatus, Organization, PaymentDetails, Settings, Tier};
+pub use password::{Password, PasswordHash, Passwords};
 pub use phone::Phone;
+pub use policy::{Action, Reach};
+pub use role::Role;
 pub use scope::Scope;
 pub use slug::Slug;
+pub use user::{NewUser, User};
 pub use workspace::{Membership, Workspace, WorkspaceName};

@@ -153,7 +153,7 @@ async fn create(
     let InvitationRequest { email, language } = posted.body;
     let email = EmailAddress::parse(&email).map_err(|error| FieldErrors::from(error.at("email")))?;
     let account = account(&state, &email).await?;
-    let mut work = match begin_tenant(&state, &person, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &person.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -278,7 +278,7 @@ async fn resend(
         return Err(Problem::new(ProblemType::Forbidden, detail));
     }
     let account = account(&state, &invitation.email).await?.map(|account| account.id);
-    let mut work = match begin_tenant(&state, &person, idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &person.organization, idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };

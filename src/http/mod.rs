@@ -17,6 +17,7 @@ mod invitation_page;
 mod invitations;
 mod invoices;
 mod jobs;
+mod network;
 mod openapi;
 mod organizations;
 mod pages;
@@ -43,7 +44,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use self::{
     auth::KnownKeys,
-    person::Strangers,
+    network::Throttle,
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
 };
@@ -56,7 +57,10 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
-    strangers: Strangers,
+    /// Tries to sign in and renewals, by network.
+    sign_ins: Throttle,
+    /// Requests to what is open to everybody, by network.
+    strangers: Throttle,
     imports: Semaphore,
     queues: BTreeSet<String>,
     has_mailbox: bool,
@@ -70,6 +74,8 @@ impl Api {
         let configured = app.config.worker.queues.keys().cloned();
         let queues = configured.chain(registry.queues().into_iter().map(str::to_owned)).collect();
         let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
+        let sign_ins = Throttle::new(app.config.sign_in.tries_per_minute);
+        let strangers = Throttle::new(app.config.http.strangers_per_minute);
         let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
         Arc::new(Self {
             app,
@@ -77,7 +83,8 @@ impl Api {
             schedules,
             keys: KnownKeys::default(),
             rate_limit,
-            strangers: Strangers::default(),
+            sign_ins,
+            strangers,
             imports,
             queues,
             has_mailbox,

@@ -4,33 +4,25 @@
 //! JavaScript, fit a phone, load nothing from elsewhere, and tell nobody their address: it holds a secret. A form is taken from
 //! its own page only.
 
-use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    num::NonZeroU32,
-};
-
 use askama::Template;
 use axum::{
-    Extension,
     body::Bytes,
-    extract::{ConnectInfo, FromRequest, FromRequestParts, Request, State},
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{Html, IntoResponse, Response},
 };
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use url::{Url, form_urlencoded};
 
 use super::{
     ApiState,
+    network::Network,
     problem::{ForPeople, Problem, ProblemType},
 };
 use crate::domain::Language;
 
 /// A form of a name, a password and the like.
 pub const MAX_FORM_BYTES: usize = 16 * 1024;
-/// Requests a minute from one network; the tokens are beyond guessing, this keeps the noise down.
-const PER_MINUTE: NonZeroU32 = NonZeroU32::new(120).expect("it is not zero");
 
 /// What every page shows around its own content.
 #[derive(Clone, Debug)]
@@ -201,50 +193,18 @@ fn is_own_page(headers: &HeaderMap, public_url: &str) -> bool {
     at_host || own.is_ok_and(|own| own == origin)
 }
 
-/// How often each network may come.
-pub struct Strangers(DefaultKeyedRateLimiter<IpAddr>);
-
-impl Default for Strangers {
-    fn default() -> Self {
-        Self(RateLimiter::keyed(Quota::per_minute(PER_MINUTE)))
-    }
-}
-
-impl Strangers {
-    /// False if the network came too often.
-    fn admit(&self, address: IpAddr) -> bool {
-        if self.0.len() > 100_000 {
-            self.0.retain_recent();
-        }
-        self.0.check_key(&network(address)).is_ok()
-    }
-}
-
-/// An IPv4 address, or the /64 that an IPv6 address is in: one household's.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
-    }
-}
-
-/// Turns a network away that comes too often.
+/// Turns a network away that comes too often. The tokens are beyond guessing; this keeps the noise down.
 pub async fn limit_strangers(
     State(state): State<ApiState>,
-    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    network: Network,
     visitor: Visitor,
     request: Request,
     next: Next,
 ) -> Response {
-    let admitted = peer.is_none_or(|Extension(ConnectInfo(peer))| state.strangers.admit(peer.ip()));
-    if admitted {
-        return next.run(request).await;
+    match state.strangers.take(&network) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => sorry(&problem, &Frame { language: visitor.language(None), sender: "Backroom".to_owned() }),
     }
-    let frame = Frame { language: visitor.language(None), sender: "Backroom".to_owned() };
-    sorry(&Problem::new(ProblemType::RateLimited, "too many requests from one network"), &frame)
 }
 
 #[cfg(test)]
@@ -295,17 +255,5 @@ mod tests {
         ] {
             assert!(!own(foreign), "{foreign:?}");
         }
-    }
-
-    #[test]
-    fn a_household_is_one_network() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2:a::1"), of("2001:db8:1:2:b::2"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        let strangers = Strangers::default();
-        let from = |text: &str| strangers.admit(text.parse().unwrap());
-        assert!((0..PER_MINUTE.get()).all(|_| from("192.0.2.1")));
-        assert!(!from("192.0.2.1") && from("192.0.2.2"));
     }
 }

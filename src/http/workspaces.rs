@@ -193,7 +193,7 @@ async fn create(
     posted: Posted<WorkspaceRequest>,
 ) -> Result<Response, Problem> {
     let name = parse_name(&posted.body.name)?;
-    let mut work = match begin_tenant(&state, &person, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &person.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -314,7 +314,7 @@ async fn switch(
     Id(id): Id,
     NoBody { idempotency }: NoBody,
 ) -> Result<Response, Problem> {
-    let mut work = match begin_tenant(&state, &person, idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &person.organization, idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -338,7 +338,7 @@ async fn leave(
     Id(id): Id,
     NoBody { idempotency }: NoBody,
 ) -> Result<Response, Problem> {
-    let mut work = match begin_tenant(&state, &person, idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &person.organization, idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
