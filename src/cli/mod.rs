@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod effect;
 mod exit;
+mod invitation;
 mod invoice;
 mod job;
 mod key;
@@ -19,6 +20,7 @@ mod queue;
 mod rate;
 mod schedule;
 mod session;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -115,6 +117,12 @@ enum Command {
     /// Companies that an organization invoices
     #[command(subcommand, after_help = "Example:\n  backroom company list --org acme")]
     Company(company::Command),
+    /// Workspaces that an organization's people share
+    #[command(subcommand, after_help = "Example:\n  backroom workspace list --org acme")]
+    Workspace(workspace::Workspace),
+    /// Invitations into workspaces: list, revoke, resend
+    #[command(subcommand, after_help = "Example:\n  backroom invitation list --org acme")]
+    Invitation(invitation::Invitation),
     /// Show the whole platform at work on sample data
     #[command(after_help = "Example:\n  backroom demo --once")]
     Demo {
@@ -163,6 +171,8 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Workspace(command) => workspace::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Invitation(command) => invitation::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
     }
 }
@@ -251,6 +261,10 @@ mod tests {
             "org activate",
             "org migrate",
             "invoice remind",
+            "workspace list",
+            "invitation list",
+            "invitation revoke",
+            "invitation resend",
             "key generate",
         ] {
             assert!(seen.contains(&format!("backroom {expected}")), "`{expected}` is missing from\n{list}");
