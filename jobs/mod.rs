@@ -24,6 +24,7 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::EscalateInvoice,       // by the sweep, after the last reminder
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
+        platform::PruneSignIns,         // daily at 03:30 UTC
         workspaces::SendInvitation,     // with an invitation, and when it is sent again
         workspaces::ExpireInvitations,  // daily at 04:00, the organization's time
     ]

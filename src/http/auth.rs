@@ -375,6 +375,14 @@ enum Identity {
     Refused(Arc<Problem>),
 }
 
+/// The person whose request it is, if it is a signed-in person's.
+pub fn person_id(request: &Request) -> Option<Uuid> {
+    match request.extensions().get::<Identity>() {
+        Some(Identity::Caller(caller)) => caller.person().map(|person| person.user_id),
+        _ => None,
+    }
+}
+
 fn unauthenticated(detail: &'static str) -> Problem {
     Problem::new(ProblemType::Unauthenticated, detail)
 }
@@ -536,6 +544,15 @@ fn agree(organization: &Organization, headers: &HeaderMap, base_domain: Option<&
         return Err(mismatch("the subdomain"));
     }
     Ok(())
+}
+
+/// The slug that the `X-Tenant-ID` header or the subdomain names.
+pub fn named_organization(headers: &HeaderMap, base_domain: Option<&str>) -> Option<String> {
+    if let Some(named) = headers.get(&TENANT_ID) {
+        return Some(named.to_str().unwrap_or_default().trim().to_owned());
+    }
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    subdomain(host, base_domain?).map(Into::into)
 }
 
 /// `acme` of `acme.backroom.example:443`. A reserved name such as `api` or `www` names no organization.

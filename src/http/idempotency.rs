@@ -23,7 +23,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
-    ApiState,
+    ApiState, auth,
     problem::{Problem, ProblemType},
 };
 use crate::{
@@ -66,7 +66,12 @@ impl Key {
             head.update(part);
             head.update([0]);
         }
-        Ok(Some(Self { key: key.to_owned(), head }))
+        // A person's keys are theirs alone: another's answer is not for them.
+        let key = match auth::person_id(request) {
+            Some(person) => format!("{person} {key}"),
+            None => key.to_owned(),
+        };
+        Ok(Some(Self { key, head }))
     }
 
     /// The key together with what the request says.
@@ -221,6 +226,15 @@ impl Work {
         Ok(Self { tx, keep: self.keep })
     }
 
+    /// The transaction by itself, on the control plane, for a door that takes it; [`HandedOver::go_on`] with what it gives back.
+    pub async fn hand_over(self) -> Result<(Transaction<'static, Postgres>, HandedOver), Problem> {
+        let tx = match self.tx {
+            Reach::Tenant(tx) => tx.leave().await?,
+            Reach::Platform(tx) => tx,
+        };
+        Ok((tx, HandedOver(self.keep)))
+    }
+
     /// Keeps the answer under the request's key, commits, answers.
     pub async fn finish(self, answer: Answer) -> Result<Response, Problem> {
         match (self.keep, self.tx) {
@@ -236,6 +250,15 @@ impl Work {
             }
         }
         Ok(answer.into_response())
+    }
+}
+
+/// What is left of a [`Work`] whose transaction is elsewhere.
+pub struct HandedOver(Option<Keep>);
+
+impl HandedOver {
+    pub fn go_on(self, tx: TenantTx) -> Work {
+        Work { tx: Reach::Tenant(tx), keep: self.0 }
     }
 }
 

@@ -17,6 +17,8 @@ mod invitation_page;
 mod invitations;
 mod invoices;
 mod jobs;
+mod me;
+mod members;
 mod network;
 mod openapi;
 mod organizations;
@@ -26,8 +28,10 @@ mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
+mod sign_in;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
@@ -57,7 +61,7 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
-    /// Tries to sign in and renewals, by network.
+    /// Tries to sign in, by network.
     sign_ins: Throttle,
     /// Requests to what is open to everybody, by network.
     strangers: Throttle,
@@ -135,6 +139,10 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(usage::routes())
+        .merge(sign_in::routes())
+        .merge(me::routes())
+        .merge(members::routes())
         .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes())
