@@ -332,9 +332,10 @@ impl FromRequestParts<ApiState> for Operator {
         }
         match parts.extensions.get::<Identity>() {
             Some(Identity::Operator) => Ok(Self),
-            Some(Identity::Caller(_)) => {
-                Err(Problem::new(ProblemType::Forbidden, "this needs the operator's token; no organization's key or person"))
-            }
+            Some(Identity::Caller(_)) => Err(Problem::new(
+                ProblemType::Forbidden,
+                "this needs the operator's token; no organization's key or person",
+            )),
             Some(Identity::Refused(problem)) => Err((**problem).clone()),
             None => Err(unauthenticated("there is no `Authorization: Bearer TOKEN` header")),
         }
@@ -486,7 +487,8 @@ async fn by_access_token(
     now: DateTime<Utc>,
 ) -> Result<(Caller, DateTime<Utc>), Problem> {
     let claims = state.app.tokens.open(token, now)?;
-    let revoked = || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
+    let revoked =
+        || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
     let mut db = state.app.db.acquire().await?;
     let standing = sessions::standing(&mut db, claims.session).await?.ok_or_else(revoked)?;
     // A session is of one person in one organization; a token that says otherwise was never made by us.

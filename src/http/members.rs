@@ -278,11 +278,7 @@ async fn change(
     params(("id" = Uuid, Path)),
     responses((status = 204, description = "Removed"), Problems)
 )]
-async fn remove(
-    State(state): State<ApiState>,
-    caller: May<MembersWrite>,
-    Id(id): Id,
-) -> Result<StatusCode, Problem> {
+async fn remove(State(state): State<ApiState>, caller: May<MembersWrite>, Id(id): Id) -> Result<StatusCode, Problem> {
     let tx = state.app.db.begin().await?;
     let (actor, now) = (caller.actor(), state.app.clock.now());
     let mut tx = tenant::end_membership(tx, &caller.organization, id, (&actor, now)).await?;

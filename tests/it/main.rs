@@ -8,6 +8,7 @@ mod demo;
 mod invitations;
 mod operations;
 mod operators;
+mod people;
 mod reminders;
 mod secrets;
 mod smtp;
