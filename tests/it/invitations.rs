@@ -19,6 +19,7 @@ use backroom::{
 };
 use backroom_queue::Registry;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use reqwest::Method;
 use uuid::Uuid;
 
 use crate::support::{
@@ -41,8 +42,12 @@ struct Room {
 
 impl Room {
     async fn new() -> Self {
+        Self::with(|program| program).await
+    }
+
+    async fn with(settings: impl FnOnce(Program) -> Program) -> Self {
         let (database, mailbox) = (TestDatabase::new().await, mailbox().await);
-        let program = Program::on(&database.url()).with("BACKROOM__MAIL__SMTP_URL", mailbox.url());
+        let program = settings(Program::on(&database.url()).with("BACKROOM__MAIL__SMTP_URL", mailbox.url()));
         let app = program.app().await;
         let registry = jobs::registry(&app.config);
         let organization = database.organization("acme").await;
@@ -177,6 +182,56 @@ impl Room {
         self.app.db.close().await;
         self.database.close().await.expect("dropped");
     }
+}
+
+/// VAULT-4, WORK-3: neither the link nor the password that is typed behind it is in a log or a row, whatever is logged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_link_and_the_password_are_in_no_log_and_no_row() {
+    const PASSWORD: &str = "planted correct horse battery";
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let room = Room::with(|program| {
+        let program = program.without("BACKROOM__LOG__FILTER").with("BACKROOM__LOG__FILTER", "trace");
+        program.with("BACKROOM__LOG__FORMAT", "json").logging_to(log.path())
+    })
+    .await;
+    let key = room.program.key("acme").await;
+    let (process, api) = room.program.serve("start", &key).await;
+    room.invite("bo@example.com").await;
+    assert!(room.mailbox.wait_for(1, PATIENCE).await, "the mail came");
+    let path = room.link_to("bo@example.com");
+    let api = api.with_key("");
+    assert_eq!(api.get(&path).await.status, 200);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let typed = format!("name=Bo&password={}", PASSWORD.replace(' ', "+"));
+    let refused = api.send(Method::POST, &path, &form, format!("name=&password={}", PASSWORD.replace(' ', "+"))).await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    assert!(!refused.text.contains("planted"), "{}", refused.text);
+    assert_eq!(api.send(Method::POST, &path, &form, typed).await.status, 200);
+    assert_eq!(api.get(&path).await.status, 410);
+    assert_eq!(api.get(&format!("{path}x")).await.status, 404);
+    until(&room.database.pool, "select count(*) from queue.jobs", 0).await;
+    process.stop().await;
+
+    let (_, secret) = path.split_once('.').expect("a token");
+    let log = std::fs::read_to_string(log.path()).expect("the log");
+    assert!(log.contains("\"path\":\"/invitations/\""), "requests are logged, at trace level");
+    let rows: String = sqlx::query_scalar(
+        "select string_agg(query_to_xml(format('select to_jsonb(t)::text as row from %I.%I t', table_schema, table_name),
+                           false, true, '')::text, E'\n')
+         from information_schema.tables
+         where table_type = 'BASE TABLE' and table_schema not in ('pg_catalog', 'information_schema')",
+    )
+    .fetch_one(&room.database.pool)
+    .await
+    .expect("rows");
+    for (what, text) in [("the log", &log), ("a row", &rows)] {
+        for planted in [secret, PASSWORD, &PASSWORD.replace(' ', "+")] {
+            let at = text.find(planted);
+            let around = at.map(|at| &text[text.floor_char_boundary(at.saturating_sub(200))..at]);
+            assert!(around.is_none(), "{what} tells a secret after {around:?}");
+        }
+    }
+    room.close().await;
 }
 
 /// WORK-5: a person without an account, on a phone, in Swedish and in English, without JavaScript; and a mail scanner before them.
