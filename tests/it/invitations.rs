@@ -22,11 +22,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use reqwest::Method;
 use uuid::Uuid;
 
-use crate::support::{
-    PATIENCE, Program,
-    browser::Browser,
-    count, mailbox, until,
-};
+use crate::support::{PATIENCE, Program, browser::Browser, count, mailbox, until};
 
 /// Anna and her workspace, in an organization of its own, on the keys of the program under test.
 struct Room {
