@@ -254,6 +254,8 @@ async fn an_invitation_is_accepted_in_a_real_browser() {
     assert_eq!(browser.text("#address").await, "bo@example.com");
     assert_eq!(browser.attribute("html", "lang").await.as_deref(), Some("sv"));
     browser.fits_the_phone().await;
+    let (_, _, height) = browser.place(&browser.one("input[name=username]").await).await;
+    assert!(height == 0.0, "the address is for the browser's memory of passwords, not to be seen twice");
     let shot = browser.screenshot().await;
     assert!(shot.starts_with(b"\x89PNG"), "the page can be seen");
     keep(&shot, "invitation-sv.png");
