@@ -376,6 +376,14 @@ enum Identity {
     Refused(Arc<Problem>),
 }
 
+/// The person whose request it is, if it is a signed-in person's.
+pub fn person_id(request: &Request) -> Option<Uuid> {
+    match request.extensions().get::<Identity>() {
+        Some(Identity::Caller(caller)) => caller.person().map(|person| person.user_id),
+        _ => None,
+    }
+}
+
 fn unauthenticated(detail: &'static str) -> Problem {
     Problem::new(ProblemType::Unauthenticated, detail)
 }

@@ -23,7 +23,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
-    ApiState,
+    ApiState, auth,
     problem::{Problem, ProblemType},
 };
 use crate::{
@@ -66,7 +66,12 @@ impl Key {
             head.update(part);
             head.update([0]);
         }
-        Ok(Some(Self { key: key.to_owned(), head }))
+        // A person's keys are theirs alone: another's answer is not for them.
+        let key = match auth::person_id(request) {
+            Some(person) => format!("{person} {key}"),
+            None => key.to_owned(),
+        };
+        Ok(Some(Self { key, head }))
     }
 
     /// The key together with what the request says.

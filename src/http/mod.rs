@@ -13,6 +13,8 @@ mod explain;
 mod extract;
 mod health;
 mod idempotency;
+mod invitation_page;
+mod invitations;
 mod invoices;
 mod jobs;
 mod me;
@@ -21,6 +23,7 @@ mod network;
 mod openapi;
 mod organizations;
 mod pages;
+mod person;
 mod problem;
 mod queues;
 mod rate_limit;
@@ -29,6 +32,7 @@ mod sign_in;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
@@ -110,6 +114,7 @@ pub fn router(
     let (api, document) = api(&state);
     let http = &state.app.config.http;
     api.merge(pages::routes(mailbox, &state))
+        .merge(invitation_page::routes(&state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -140,7 +145,9 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(members::routes())
         .merge(effects::routes())
         .merge(queues::routes())
-        .merge(schedules::routes());
+        .merge(schedules::routes())
+        .merge(workspaces::routes())
+        .merge(invitations::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())

@@ -9,6 +9,7 @@ pub mod companies;
 pub mod deliveries;
 pub mod events;
 pub mod idempotency;
+pub mod invitations;
 pub mod invoices;
 pub mod memberships;
 pub mod organizations;
@@ -17,6 +18,7 @@ pub mod sessions;
 pub mod sign_in_tries;
 pub mod usage;
 pub mod users;
+pub mod workspaces;
 
 use std::{fmt::Display, str::FromStr};
 

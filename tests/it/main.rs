@@ -5,6 +5,7 @@ mod batches;
 mod contract;
 mod database;
 mod demo;
+mod invitations;
 mod operations;
 mod operators;
 mod people;

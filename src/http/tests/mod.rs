@@ -18,6 +18,7 @@ mod schedules;
 mod sign_in;
 mod strangers;
 mod usage;
+mod workspaces;
 
 use std::{collections::BTreeMap, sync::Arc};
 

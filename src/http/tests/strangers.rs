@@ -5,7 +5,13 @@
 use super::{policy::document, *};
 
 /// Things of acme, by the collection that they are in.
-struct Things(Vec<(&'static str, String)>);
+struct Things {
+    all: Vec<(&'static str, String)>,
+    /// What else a path may name, below the thing that it is about.
+    parts: Vec<(&'static str, String)>,
+    /// The token of who made what only people make.
+    person: String,
+}
 
 impl Things {
     /// The id of the thing that the path is about.
@@ -13,11 +19,18 @@ impl Things {
     /// # Panics
     /// If there is none: a new collection needs one of its things in [`things`].
     fn of(&self, path: &str) -> &str {
-        let found = self.0.iter().filter(|(collection, _)| path.starts_with(collection));
+        let found = self.all.iter().filter(|(collection, _)| path.starts_with(collection));
         let longest = found.max_by_key(|(collection, _)| collection.len());
         let (_, id) = longest
             .unwrap_or_else(|| panic!("{path}: make such a thing in `things`, so that strangers can ask for it"));
         id
+    }
+
+    /// The path to this thing, with parts that there are.
+    fn fill(&self, path: &str, id: &str) -> String {
+        let parts = self.parts.iter().fold(path.replacen("{id}", id, 1), |path, (name, part)| path.replace(name, part));
+        assert!(!parts.contains('{'), "{parts}: make such a part in `things`, so that strangers can ask for it");
+        parts
     }
 }
 
@@ -32,7 +45,17 @@ async fn things(world: &World) -> Things {
     let waiting = json!({"kind": "debug.noop", "run_at": "2027-01-01T00:00:00Z"});
     let job = posted("/api/v1/jobs", waiting.clone()).await;
     let member = person_of(&world.app, &world.acme, Role::Admin, None).await;
-    Things(vec![
+    let anna = person_of(&world.app, &world.acme, Role::User, None).await;
+    let made = async |path: &str, body: Value| {
+        let answer = world.send(request(Method::POST, path, &anna.token, &[], Some(body))).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let workspace = made("/api/v1/workspaces", json!({"name": "Theirs"})).await;
+    let invitations = format!("/api/v1/workspaces/{workspace}/invitations");
+    let invitation = made(&invitations, json!({"email": "theirs@example.se"})).await;
+    let all = vec![
+        ("/api/v1/workspaces", workspace),
         ("/api/v1/invoices", posted("/api/v1/invoices", invoice(company.parse().unwrap(), "2026-1")).await),
         (
             "/api/v1/jobs/bulk-actions",
@@ -43,7 +66,9 @@ async fn things(world: &World) -> Things {
         ("/api/v1/members", member.id.to_string()),
         ("/api/v1/companies", company),
         ("/api/v1/jobs", job),
-    ])
+    ];
+    let parts = vec![("{user_id}", anna.id.to_string()), ("{invitation_id}", invitation)];
+    Things { all, parts, person: anna.token }
 }
 
 /// A body that the operation would take.
@@ -51,6 +76,8 @@ fn body_of(id: &str) -> Option<Value> {
     match id {
         "change_member" => Some(json!({"role": "user"})),
         "change_company" => Some(json!({"name": "Mine AB"})),
+        "rename_workspace" => Some(json!({"name": "Mine"})),
+        "create_invitation" => Some(json!({"email": "mine@example.se"})),
         "mark_invoice_paid" => Some(json!({})),
         _ => None,
     }
@@ -87,21 +114,28 @@ async fn to_a_stranger_a_thing_is_as_if_it_had_never_been() {
             }
             let id = operation["operationId"].as_str().unwrap();
             let method: Method = method.to_uppercase().parse().unwrap();
-            let there = path.replacen("{id}", things.of(path), 1).replace("{id}", &Uuid::now_v7().to_string());
-            let nowhere = path.replace("{id}", &Uuid::now_v7().to_string());
+            let there = things.fill(path, things.of(path));
+            let nowhere = things.fill(path, &Uuid::now_v7().to_string());
+            let for_people_only = ways.iter().all(|way| way.get("api_key").is_none());
             for (who, token) in
                 [("their key", &their_key), ("their admin", &their_admin), ("a customer", &other_customer)]
             {
                 let send = async |path: &str| world.send(request(method.clone(), path, token, &[], body_of(id))).await;
                 let (real, none) = (send(&there).await, send(&nowhere).await);
                 assert_eq!(told(&real), told(&none), "{id} as {who}: the answer tells that the thing exists");
-                let refused = if who == "a customer" { vec![403, 404] } else { vec![404] };
+                let refused = match who {
+                    "a customer" => vec![403, 404],
+                    "their key" if for_people_only => vec![403],
+                    _ => vec![404],
+                };
                 assert!(refused.contains(&real.status.as_u16()), "{id} as {who}: {}", real.text);
                 asked += 1;
             }
             // It is there for its owner, or nothing would have been proved.
             if method == Method::GET {
-                assert_eq!(world.get(&there).await.status, StatusCode::OK, "{id}");
+                let owner = if for_people_only { &things.person } else { &world.key };
+                let shown = world.send(request(Method::GET, &there, owner, &[], None)).await;
+                assert_eq!(shown.status, StatusCode::OK, "{id}: {}", shown.text);
             }
         }
     }
@@ -125,7 +159,7 @@ async fn no_list_of_a_stranger_has_a_thing_of_somebody_else() {
         }
         for token in [&key, &admin] {
             let answer = world.send(request(Method::GET, path, token, &[], None)).await;
-            for (collection, id) in &things.0 {
+            for (collection, id) in &things.all {
                 assert!(!answer.text.contains(id), "GET {path} shows a stranger one of {collection}");
             }
             lists += 1;
