@@ -20,6 +20,7 @@ pub mod organization;
 pub mod phone;
 pub mod scope;
 pub mod slug;
+pub mod topic;
 pub mod workspace;
 
 pub use clock::Clock;
@@ -37,4 +38,5 @@ pub use organization::{BillingStatus, Organization, PaymentDetails, Settings, Ti
 pub use phone::Phone;
 pub use scope::Scope;
 pub use slug::Slug;
+pub use topic::Topic;
 pub use workspace::{Membership, Workspace, WorkspaceName};

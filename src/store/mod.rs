@@ -7,6 +7,7 @@ pub mod api_keys;
 pub mod companies;
 pub mod deliveries;
 pub mod events;
+pub mod feed;
 pub mod idempotency;
 pub mod invitations;
 pub mod invoices;
