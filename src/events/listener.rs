@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use super::Inner;
+use super::{Inner, Look};
 
 /// What `public.tell_of_events()` notifies.
 const CHANNEL: &str = "events";
@@ -40,14 +40,14 @@ async fn listen(inner: &Inner) -> sqlx::Result<()> {
     within(listener.listen(CHANNEL)).await?;
     inner.listening.store(true, Ordering::Release);
     // What was committed while nobody listened.
-    inner.look_at_all(false);
+    inner.look_at_all(Look::PLAIN);
     loop {
         let Ok(heard) = tokio::time::timeout(ASK_AFTER, listener.try_recv()).await else {
             within(sqlx::query("select 1").execute(&mut listener)).await?;
             continue;
         };
         match heard? {
-            Some(notification) => inner.look_at(notification.payload(), false),
+            Some(notification) => inner.look_at(notification.payload(), Look::PLAIN),
             None => return Ok(()),
         }
     }

@@ -7,8 +7,9 @@
 //! That none is lost and none doubled between what a follower missed and what is live: docs/decisions/0019-live-events.md.
 
 mod follower;
-mod frame;
+pub mod frame;
 mod listener;
+mod missed;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -24,11 +25,18 @@ use std::{
 
 use futures::{StreamExt, stream};
 use sqlx::PgPool;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-pub use self::{follower::Following, frame::Frame};
+pub use self::{
+    follower::{Following, filter},
+    frame::Frame,
+    missed::Missed,
+};
 use self::room::Room;
 use crate::{
     config,
@@ -104,10 +112,26 @@ pub(in crate::events) struct Inner {
     next_follower: AtomicU64,
     /// By the organization's schema, which is what notifications name.
     rooms: Mutex<HashMap<String, Arc<Room>>>,
-    /// Rooms to look at, and whether it is time for their heartbeat.
-    due: Mutex<BTreeMap<String, bool>>,
+    due: Mutex<BTreeMap<String, Look>>,
     wake: Notify,
+    /// Whoever comes back takes a connection of the pool for a moment.
+    replays: Semaphore,
     counts: Arc<Counts>,
+}
+
+/// What a look at a room does besides reading.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::events) struct Look {
+    /// Asks anew whether everybody may read what they follow.
+    ask: bool,
+    /// Shows everybody that the line is alive.
+    beat: bool,
+}
+
+impl Look {
+    const PLAIN: Self = Self { ask: false, beat: false };
+    const ASK: Self = Self { ask: true, beat: false };
+    const BEAT: Self = Self { ask: true, beat: true };
 }
 
 /// Streams that are open.
@@ -138,6 +162,7 @@ impl Hub {
             rooms: Mutex::default(),
             due: Mutex::default(),
             wake: Notify::new(),
+            replays: Semaphore::new(LOOKS_AT_ONCE),
             counts: Arc::default(),
         };
         Self { inner: Arc::new(inner), _stop: stop.drop_guard() }
@@ -168,8 +193,9 @@ impl Hub {
         };
         let id = inner.next_follower.fetch_add(1, Ordering::Relaxed);
         let following = room.enter(inner, (id, who), topics, (counted, until)).await?;
-        // What is committed between the snapshot and the next notification waits for nobody.
-        inner.look_at(schema, false);
+        // What is committed between the snapshot and the next notification waits for nobody. And what ended the caller's right
+        // after it was looked at, and before the snapshot, is not among what is read.
+        inner.look_at(schema, Look::ASK);
         Ok(following)
     }
 }
@@ -190,19 +216,22 @@ impl Inner {
     }
 
     /// Asks for a look at the organization with this schema, if somebody follows it here.
-    fn look_at(&self, schema: &str, beat: bool) {
+    fn look_at(&self, schema: &str, look: Look) {
         if !lock(&self.rooms).contains_key(schema) {
             return;
         }
-        *lock(&self.due).entry(schema.to_owned()).or_default() |= beat;
+        let mut due = lock(&self.due);
+        let asked = due.entry(schema.to_owned()).or_default();
+        *asked = Look { ask: asked.ask || look.ask, beat: asked.beat || look.beat };
+        drop(due);
         self.wake.notify_one();
     }
 
     /// Asks for a look at every organization that is followed.
-    fn look_at_all(&self, beat: bool) {
+    fn look_at_all(&self, look: Look) {
         let schemas: Vec<String> = lock(&self.rooms).keys().cloned().collect();
         for schema in schemas {
-            self.look_at(&schema, beat);
+            self.look_at(&schema, look);
         }
     }
 
@@ -211,15 +240,15 @@ impl Inner {
         loop {
             self.wake.notified().await;
             let due = std::mem::take(&mut *lock(&self.due));
-            let looks = stream::iter(due).for_each_concurrent(LOOKS_AT_ONCE, |(schema, beat)| self.look(schema, beat));
+            let looks = stream::iter(due).for_each_concurrent(LOOKS_AT_ONCE, |(schema, look)| self.look(schema, look));
             looks.await;
             tokio::time::sleep(REST).await;
         }
     }
 
-    async fn look(&self, schema: String, beat: bool) {
+    async fn look(&self, schema: String, look: Look) {
         let Some(room) = lock(&self.rooms).get(&schema).cloned() else { return };
-        let looked = tokio::time::timeout(LOOK_WITHIN, room.look(self, beat)).await;
+        let looked = tokio::time::timeout(LOOK_WITHIN, room.look(self, look)).await;
         let error = match looked {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -229,11 +258,11 @@ impl Inner {
             // The next tick tries again, from where the last look that succeeded ended.
             metrics::counter!("event_looks_failed_total").increment(1);
             tracing::warn!(error, schema, "could not read an organization's events; trying again");
-            if beat {
+            if look.beat {
                 room.show_life().await;
             }
         }
-        if beat {
+        if look.beat {
             self.clear_away(&schema, room);
         }
     }
@@ -256,9 +285,9 @@ impl Inner {
         }
         loop {
             tokio::select! {
-                _ = beats.tick() => self.look_at_all(true),
+                _ = beats.tick() => self.look_at_all(Look::BEAT),
                 _ = polls.tick() => if !self.listening.load(Ordering::Acquire) {
-                    self.look_at_all(false);
+                    self.look_at_all(Look::PLAIN);
                 },
             }
         }

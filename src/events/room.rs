@@ -11,7 +11,7 @@ use tokio::{sync::Mutex, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    Counted, End, FollowError, Following, Inner, Who,
+    Counted, End, FollowError, Following, Inner, Look, Who,
     follower::{self, Follower},
     frame,
 };
@@ -92,9 +92,8 @@ impl Room {
         self.has_jobs.store(!state.jobs.is_empty(), Ordering::Release);
     }
 
-    /// Reads what was committed since the last look and hands it over. With `beat` it also asks anew whether everybody still may,
-    /// and shows them that the line is alive.
-    pub async fn look(&self, inner: &Inner, beat: bool) -> Result<(), StoreError> {
+    /// Reads what was committed since the last look and hands it over.
+    pub async fn look(&self, inner: &Inner, look: Look) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         state.followers.retain(|_, follower| !follower.is_gone());
         self.count(&state);
@@ -111,7 +110,7 @@ impl Room {
             feed::between(&mut tx, (&seen, &now), &state.wanted(), MOST_AT_ONCE + 1).await?
         };
         // Who was taken out of a workspace is not given what happens there after that: the event of it comes no later than what follows.
-        let refused = if beat || events.iter().any(may_end_a_right) {
+        let refused = if look.ask || events.iter().any(may_end_a_right) {
             let among = feed::in_workspaces(&mut tx, &state.workspaces(), &state.people()).await?;
             let mut tx = tx.leave().await?;
             let refused = state.refused(&mut tx, self.organization.id, &among).await?;
@@ -130,7 +129,7 @@ impl Room {
         for event in &events {
             state.give(event);
         }
-        if beat {
+        if look.beat {
             state.beat(&now);
         }
         state.seen = Some(now);

@@ -111,6 +111,14 @@ impl Caller {
         }
     }
 
+    /// The program's key; `None`: a person.
+    pub fn key(&self) -> Option<Uuid> {
+        match &self.who {
+            Who::Key { id, .. } => Some(*id),
+            Who::Person(_) => None,
+        }
+    }
+
     /// Whether the caller may see the field (AUTH-4). A key sees what its scope opens.
     pub fn may_see(&self, field: policy::Field) -> bool {
         self.person().is_none_or(|member| policy::may_see(member.role, field))

@@ -27,6 +27,11 @@ impl Snapshot {
     pub fn horizon(&self) -> u64 {
         self.xmin
     }
+
+    /// Whether it can be a horizon of this installation's past.
+    pub fn has_begun(&self, horizon: u64) -> bool {
+        horizon <= self.xmax
+    }
 }
 
 impl FromStr for Snapshot {
