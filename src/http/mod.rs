@@ -14,18 +14,22 @@ mod explain;
 mod extract;
 mod health;
 mod idempotency;
+mod invitation_page;
+mod invitations;
 mod invoices;
 mod jobs;
 mod network;
 mod openapi;
 mod organizations;
 mod pages;
+mod person;
 mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
 #[cfg(test)]
 mod tests;
+mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -131,6 +135,7 @@ fn router_until(
     let (api, document) = api(&state);
     let http = &state.app.config.http;
     api.merge(pages::routes(mailbox, &state))
+        .merge(invitation_page::routes(&state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -158,7 +163,9 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(effects::routes())
         .merge(events::routes())
         .merge(queues::routes())
-        .merge(schedules::routes());
+        .merge(schedules::routes())
+        .merge(workspaces::routes())
+        .merge(invitations::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())
