@@ -60,6 +60,7 @@ pub struct Http {
     pub request_timeout_s: u64,
     pub rate_limit_per_minute: u32,
     pub strangers_per_minute: u32,
+    pub join_requests_per_hour: u32,
     pub proxies: usize,
     #[serde(deserialize_with = "list")]
     pub cors_origins: Vec<String>,
@@ -136,6 +137,7 @@ pub struct Mail {
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
     pub debug_kinds: bool,
+    pub unconfirmed_requests_days: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -76,6 +76,15 @@ impl Key {
     }
 }
 
+impl Idempotency {
+    /// The key of somebody who acts for nobody: it never meets one of the organization's own, which have visible characters only.
+    #[must_use]
+    pub fn of_stranger(mut self) -> Self {
+        self.key.insert(0, '\u{1}');
+        self
+    }
+}
+
 /// What a POST answers when it has done its work.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -219,6 +228,19 @@ impl Work {
             platform @ Reach::Platform(_) => platform,
         };
         Ok(Self { tx, keep: self.keep })
+    }
+
+    /// Lends the organization's transaction to work that goes over to the control plane and comes back.
+    ///
+    /// # Panics
+    /// Unless it was begun with [`begin_tenant`], or has entered.
+    pub async fn through<T, E: Into<Problem>>(
+        self,
+        work: impl AsyncFnOnce(TenantTx) -> Result<(TenantTx, T), E>,
+    ) -> Result<(Self, T), Problem> {
+        let Reach::Tenant(tx) = self.tx else { unreachable!("the work was begun on the control plane") };
+        let (tx, done) = work(tx).await.map_err(Into::into)?;
+        Ok((Self { tx: Reach::Tenant(tx), keep: self.keep }, done))
     }
 
     /// Keeps the answer under the request's key, commits, answers.

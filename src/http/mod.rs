@@ -18,6 +18,8 @@ mod invitation_page;
 mod invitations;
 mod invoices;
 mod jobs;
+mod join_request_page;
+mod join_requests;
 mod network;
 mod openapi;
 mod organizations;
@@ -65,6 +67,8 @@ pub struct Api {
     sign_ins: Throttle,
     /// Requests to what is open to everybody, by network.
     strangers: Throttle,
+    /// Requests to join, by network.
+    join_requests: Throttle,
     imports: Semaphore,
     /// Streams of events.
     events: Hub,
@@ -88,6 +92,7 @@ impl Api {
         let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
         let sign_ins = Throttle::new(app.config.sign_in.tries_per_minute);
         let strangers = Throttle::new(app.config.http.strangers_per_minute);
+        let join_requests = Throttle::per_hour(app.config.http.join_requests_per_hour);
         let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
         let events = Hub::new(app.db.clone(), app.config.events.clone(), shutdown);
         Arc::new(Self {
@@ -98,6 +103,7 @@ impl Api {
             rate_limit,
             sign_ins,
             strangers,
+            join_requests,
             imports,
             events,
             queues,
@@ -136,6 +142,7 @@ fn router_until(
     let http = &state.app.config.http;
     api.merge(pages::routes(mailbox, &state))
         .merge(invitation_page::routes(&state))
+        .merge(join_request_page::routes(&state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -162,6 +169,7 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(organizations::routes())
         .merge(effects::routes())
         .merge(events::routes())
+        .merge(join_requests::routes())
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(workspaces::routes())

@@ -12,6 +12,7 @@ pub mod feed;
 pub mod idempotency;
 pub mod invitations;
 pub mod invoices;
+pub mod join_requests;
 pub mod memberships;
 pub mod organizations;
 pub mod reminders;
