@@ -25,6 +25,7 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::EscalateInvoice,       // by the sweep, after the last reminder
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
+        platform::PruneSignIns,         // daily at 03:30 UTC
         membership::SendConfirmation,   // with a request to join, and with each new token
         membership::SendDecision,       // when staff decided
         membership::ExpireRequests,     // daily at 05:00, the organization's time

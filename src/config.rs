@@ -226,10 +226,7 @@ impl Config {
             (60..=86_400).contains(&self.sign_in.access_token_s),
             "sign_in.access_token_s must be from a minute to a day: 60 to 86400"
         );
-        ensure!(
-            (1..=365).contains(&self.sign_in.refresh_token_days),
-            "sign_in.refresh_token_days must be 1 to 365"
-        );
+        ensure!((1..=365).contains(&self.sign_in.refresh_token_days), "sign_in.refresh_token_days must be 1 to 365");
         if self.environment == Environment::Production {
             ensure!(
                 !self.vault.keys.is_empty(),

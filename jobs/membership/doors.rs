@@ -4,7 +4,7 @@
 use backroom_queue::{Job, NewJob, Registry, TraceParent, enqueue};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{SendConfirmation, SendDecision, topic};
@@ -201,14 +201,15 @@ async fn lock(db: &mut PgConnection, id: Uuid, step: JoinStep) -> Result<JoinReq
     }
 }
 
-/// JOIN-5: makes the applicant a member, once, and enqueues the mail that tells. One transaction over both planes, begun as the
-/// organization; the caller commits what is answered. Who has no password chooses one by a link in that mail.
+/// JOIN-5: makes the applicant a member, once, and enqueues the mail that tells. One transaction over both planes: begun on the
+/// control plane, given back as the organization's, to be committed. Who has no password chooses one by a link in that mail.
 pub async fn approve(
-    mut tx: TenantTx,
+    tx: Transaction<'static, Postgres>,
     (organization, registry): (&Organization, &Registry<App>),
     id: Uuid,
     asked: &Asked<'_>,
 ) -> Result<(TenantTx, JoinRequest), ApproveError> {
+    let mut tx = TenantTx::enter(tx, organization).await?;
     let request = lock(&mut tx, id, JoinStep::Approve).await?;
     let mut plane = tx.leave().await?;
     let user = account_of(&mut plane, &request, asked.now).await?;
@@ -226,8 +227,8 @@ pub async fn approve(
     let request = approved.ok_or(ApproveError::NotSubmitted(request.status))?;
     tell(&mut tx, id, ("join_request.approved", json!({ "user_id": user.id })), asked).await?;
     if joined {
-        let payload = json!({ "user_id": user.id, "role": Role::User });
-        let event = NewEvent { topic: format!("member:{}", user.id), kind: "member.added", payload, actor: asked.actor };
+        let (topic, payload) = ("organization".to_owned(), json!({ "user_id": user.id, "role": Role::User }));
+        let event = NewEvent { topic, kind: "member.added", payload, actor: asked.actor };
         events::append(&mut tx, &event, asked.now).await?;
     }
     enqueue_mail(&mut tx, (organization, registry), &SendDecision { request_id: id, token }, asked).await?;

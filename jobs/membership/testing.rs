@@ -68,7 +68,7 @@ fn by_admin(world: &World) -> Asked<'static> {
 
 pub async fn approve(world: &World, id: Uuid) -> Result<JoinRequest, ApproveError> {
     let shared = (&world.organization, &*world.registry);
-    let (tx, request) = super::approve(world.tenant().await, shared, id, &by_admin(world)).await?;
+    let (tx, request) = super::approve(world.app.db.begin().await.unwrap(), shared, id, &by_admin(world)).await?;
     tx.commit().await.unwrap();
     Ok(request)
 }

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod effect;
 mod exit;
+mod invitation;
 mod invoice;
 mod job;
 mod key;
@@ -19,6 +20,8 @@ mod queue;
 mod rate;
 mod schedule;
 mod session;
+mod user;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -85,9 +88,12 @@ enum Command {
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  backroom completions bash > /etc/bash_completion.d/backroom")]
     Completions(completions::Args),
-    /// Organizations: create, list, show, suspend, activate, migrate
+    /// Organizations: create, list, show, suspend, activate, tier, migrate
     #[command(subcommand, after_help = "Example:\n  backroom org list")]
     Org(org::Org),
+    /// People who sign in: create, list
+    #[command(subcommand, after_help = "Example:\n  backroom user list --org acme")]
+    User(user::User),
     /// Keys with which programs call the API
     #[command(subcommand, after_help = "Example:\n  backroom api-key create --org acme --json")]
     ApiKey(api_key::ApiKey),
@@ -115,6 +121,12 @@ enum Command {
     /// Companies that an organization invoices
     #[command(subcommand, after_help = "Example:\n  backroom company list --org acme")]
     Company(company::Command),
+    /// Workspaces that an organization's people share
+    #[command(subcommand, after_help = "Example:\n  backroom workspace list --org acme")]
+    Workspace(workspace::Workspace),
+    /// Invitations into workspaces: list, revoke, resend
+    #[command(subcommand, after_help = "Example:\n  backroom invitation list --org acme")]
+    Invitation(invitation::Invitation),
     /// Show the whole platform at work on sample data
     #[command(after_help = "Example:\n  backroom demo --once")]
     Demo {
@@ -155,6 +167,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Bench { names } => crate::bench::run(names).await.map(|()| ExitCode::SUCCESS),
         Command::Migrate(args) => migrate::run(&one_off(verbose)?, args, output).await,
         Command::Org(command) => org::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::User(command) => user::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -163,6 +176,8 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Workspace(command) => workspace::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Invitation(command) => invitation::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
     }
 }
@@ -250,7 +265,14 @@ mod tests {
             "org suspend",
             "org activate",
             "org migrate",
+            "org tier",
+            "user create",
+            "user list",
             "invoice remind",
+            "workspace list",
+            "invitation list",
+            "invitation revoke",
+            "invitation resend",
             "key generate",
         ] {
             assert!(seen.contains(&format!("backroom {expected}")), "`{expected}` is missing from\n{list}");

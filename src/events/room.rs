@@ -176,15 +176,8 @@ impl Room {
 /// Whether an event may have taken somebody's right to read away: something about a workspace itself, or about people in the
 /// organization.
 fn may_end_a_right(event: &Event) -> bool {
-    match Topic::parse(&event.topic) {
-        Ok(Topic::Workspace(_)) => true,
-        Ok(Topic::Record { kind, .. }) => PEOPLE.contains(&kind.as_str()),
-        _ => false,
-    }
+    event.kind.starts_with("member.") || matches!(Topic::parse(&event.topic), Ok(Topic::Workspace(_)))
 }
-
-/// Topics' kinds that tell of people in the organization and of keys.
-const PEOPLE: [&str; 4] = ["member", "user", "session", "api_key"];
 
 fn jobs(topics: &[Topic]) -> impl Iterator<Item = Uuid> {
     topics.iter().filter_map(|topic| match topic {
@@ -197,7 +190,8 @@ impl State {
     /// What is to be read: what somebody follows, and what tells of rights that end.
     fn wanted(&self) -> Filter {
         let mut wanted = Filter::default();
-        let mut topics = BTreeSet::new();
+        // Who leaves the organization or gets another role is told of on its own topic.
+        let mut topics = BTreeSet::from([Topic::Organization.to_string()]);
         for follower in self.followers.values() {
             wanted.organization |= follower.filter.organization;
             topics.extend(follower.filter.topics.iter().cloned());

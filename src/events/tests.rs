@@ -372,6 +372,32 @@ async fn who_leaves_a_workspace_hears_nothing_of_it_any_more() {
     assert_eq!(evas.next().await.unwrap().event, "end");
 }
 
+/// EVT-2
+#[tokio::test]
+async fn who_is_taken_out_of_the_organization_or_loses_the_role_hears_nothing_any_more() {
+    let world = World::new().await;
+    let (anna, anna_in) = world.person("anna", Role::Admin).await;
+    let (bo, bo_in) = world.person("bo", Role::Developer).await;
+    let (_, eva_in) = world.person("eva", Role::Admin).await;
+    let mut streams = Vec::new();
+    for who in [anna_in, bo_in, eva_in] {
+        streams.push(world.follow(who, &[INVOICE]).await);
+    }
+    let told = ("user:eva", now());
+    let tx = world.database.pool.begin().await.unwrap();
+    tenant::end_membership(tx, &world.acme, anna, told).await.unwrap().commit().await.unwrap();
+    let tx = world.database.pool.begin().await.unwrap();
+    tenant::give_role(tx, &world.acme, bo, (Role::User, None), told).await.unwrap().commit().await.unwrap();
+    let secret = world.tell(INVOICE, 1).await;
+
+    let mut evas = streams.pop().unwrap();
+    assert_eq!(evas.next_id().await, secret);
+    for mut ended in streams {
+        let only = ended.next().await.unwrap();
+        assert_eq!((only.event.as_str(), only.data["reason"].as_str()), ("end", Some("not_allowed")));
+    }
+}
+
 /// EVT-2: nothing tells of these ends but the rows; the next heartbeat asks them.
 #[tokio::test]
 async fn an_ended_session_membership_or_key_ends_its_streams_with_the_next_heartbeat() {

@@ -340,9 +340,10 @@ impl FromRequestParts<ApiState> for Operator {
         }
         match parts.extensions.get::<Identity>() {
             Some(Identity::Operator) => Ok(Self),
-            Some(Identity::Caller(_)) => {
-                Err(Problem::new(ProblemType::Forbidden, "this needs the operator's token; no organization's key or person"))
-            }
+            Some(Identity::Caller(_)) => Err(Problem::new(
+                ProblemType::Forbidden,
+                "this needs the operator's token; no organization's key or person",
+            )),
             Some(Identity::Refused(problem)) => Err((**problem).clone()),
             None => Err(unauthenticated("there is no `Authorization: Bearer TOKEN` header")),
         }
@@ -381,6 +382,14 @@ enum Identity {
     Caller(Arc<Caller>),
     Operator,
     Refused(Arc<Problem>),
+}
+
+/// The person whose request it is, if it is a signed-in person's.
+pub fn person_id(request: &Request) -> Option<Uuid> {
+    match request.extensions().get::<Identity>() {
+        Some(Identity::Caller(caller)) => caller.person().map(|person| person.user_id),
+        _ => None,
+    }
 }
 
 fn unauthenticated(detail: &'static str) -> Problem {
@@ -486,7 +495,8 @@ async fn by_access_token(
     now: DateTime<Utc>,
 ) -> Result<(Caller, DateTime<Utc>), Problem> {
     let claims = state.app.tokens.open(token, now)?;
-    let revoked = || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
+    let revoked =
+        || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
     let mut db = state.app.db.acquire().await?;
     let standing = sessions::standing(&mut db, claims.session).await?.ok_or_else(revoked)?;
     // A session is of one person in one organization; a token that says otherwise was never made by us.
@@ -544,6 +554,15 @@ fn agree(organization: &Organization, headers: &HeaderMap, base_domain: Option<&
         return Err(mismatch("the subdomain"));
     }
     Ok(())
+}
+
+/// The slug that the `X-Tenant-ID` header or the subdomain names.
+pub fn named_organization(headers: &HeaderMap, base_domain: Option<&str>) -> Option<String> {
+    if let Some(named) = headers.get(&TENANT_ID) {
+        return Some(named.to_str().unwrap_or_default().trim().to_owned());
+    }
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    subdomain(host, base_domain?).map(Into::into)
 }
 
 /// `acme` of `acme.backroom.example:443`. A reserved name such as `api` or `www` names no organization.

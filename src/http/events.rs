@@ -119,9 +119,10 @@ impl From<Event> for EventView {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListParams {
-    /// What is read: `organization` (if it is left out), `workspace:<id>`, `workspace:<id>:conversation:<id>` or `<kind>:<id>`.
-    #[param(value_type = Option<String>, example = "organization")]
-    topic: Option<Topic>,
+    /// What is read: `organization` (all but what happens in workspaces), `workspace:<id>`, `workspace:<id>:conversation:<id>` or
+    /// `<kind>:<id>`.
+    #[param(value_type = String, example = "organization")]
+    topic: Topic,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
     /// 1 to 200.
@@ -202,11 +203,10 @@ async fn list(
     reader: Reader,
     Query(params): Query<ListParams>,
 ) -> Result<Json<EventPage>, Problem> {
-    let topic = params.topic.unwrap_or(Topic::Organization);
     let page =
         Page { after: cursor::decode(LIST, params.cursor.as_deref())?, limit: params.limit.probe(), newest_first: true };
-    let filter = events::filter(std::slice::from_ref(&topic));
-    authorize(&state, &reader, &[topic]).await?;
+    let filter = events::filter(std::slice::from_ref(&params.topic));
+    authorize(&state, &reader, &[params.topic]).await?;
     let mut tx = tenant::begin(&state.app.db, &reader.organization).await?;
     let mut events = feed::page(&mut tx, &filter, page).await?;
     tx.commit().await?;

@@ -23,7 +23,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
-    ApiState,
+    ApiState, auth,
     problem::{Problem, ProblemType},
 };
 use crate::{
@@ -66,7 +66,12 @@ impl Key {
             head.update(part);
             head.update([0]);
         }
-        Ok(Some(Self { key: key.to_owned(), head }))
+        // A person's keys are theirs alone: another's answer is not for them.
+        let key = match auth::person_id(request) {
+            Some(person) => format!("{person} {key}"),
+            None => key.to_owned(),
+        };
+        Ok(Some(Self { key, head }))
     }
 
     /// The key together with what the request says.
@@ -230,17 +235,13 @@ impl Work {
         Ok(Self { tx, keep: self.keep })
     }
 
-    /// Lends the organization's transaction to work that goes over to the control plane and comes back.
-    ///
-    /// # Panics
-    /// Unless it was begun with [`begin_tenant`], or has entered.
-    pub async fn through<T, E: Into<Problem>>(
-        self,
-        work: impl AsyncFnOnce(TenantTx) -> Result<(TenantTx, T), E>,
-    ) -> Result<(Self, T), Problem> {
-        let Reach::Tenant(tx) = self.tx else { unreachable!("the work was begun on the control plane") };
-        let (tx, done) = work(tx).await.map_err(Into::into)?;
-        Ok((Self { tx: Reach::Tenant(tx), keep: self.keep }, done))
+    /// The transaction by itself, on the control plane, for a door that takes it; [`HandedOver::go_on`] with what it gives back.
+    pub async fn hand_over(self) -> Result<(Transaction<'static, Postgres>, HandedOver), Problem> {
+        let tx = match self.tx {
+            Reach::Tenant(tx) => tx.leave().await?,
+            Reach::Platform(tx) => tx,
+        };
+        Ok((tx, HandedOver(self.keep)))
     }
 
     /// Keeps the answer under the request's key, commits, answers.
@@ -258,6 +259,15 @@ impl Work {
             }
         }
         Ok(answer.into_response())
+    }
+}
+
+/// What is left of a [`Work`] whose transaction is elsewhere.
+pub struct HandedOver(Option<Keep>);
+
+impl HandedOver {
+    pub fn go_on(self, tx: TenantTx) -> Work {
+        Work { tx: Reach::Tenant(tx), keep: self.0 }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     cursor::{self, Limit},
     edge::Trace,
     extract::{Id, NoBody, Posted, Query},
-    idempotency::{Answer, Begun, Idempotency, begin_tenant},
+    idempotency::{Answer, Begun, Idempotency, begin, begin_tenant},
     network::Network,
     openapi::Problems,
     problem::{Problem, ProblemType},
@@ -288,14 +288,15 @@ async fn approve(
     posted: NoBody,
 ) -> Result<Response, Problem> {
     let organization = &caller.organization;
-    let work = match begin_tenant(&state, organization, posted.idempotency.as_ref()).await? {
+    let work = match begin(&state, organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
     let asked = Asked { actor: &caller.actor(), now: state.app.clock.now(), trace: Some(trace) };
     let shared = (organization, &*state.registry);
-    let (work, request) = work.through(|tx| doors::approve(tx, shared, id, &asked)).await?;
-    work.finish(Answer::new(StatusCode::OK, &JoinRequestView::from(request))).await
+    let (tx, rest) = work.hand_over().await?;
+    let (tx, request) = doors::approve(tx, shared, id, &asked).await?;
+    rest.go_on(tx).finish(Answer::new(StatusCode::OK, &JoinRequestView::from(request))).await
 }
 
 /// Rejects a confirmed request; the applicant is told by mail.

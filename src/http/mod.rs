@@ -20,6 +20,8 @@ mod invoices;
 mod jobs;
 mod join_request_page;
 mod join_requests;
+mod me;
+mod members;
 mod network;
 mod openapi;
 mod organizations;
@@ -29,8 +31,10 @@ mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
+mod sign_in;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -63,7 +67,7 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
-    /// Tries to sign in and renewals, by network.
+    /// Tries to sign in, by network.
     sign_ins: Throttle,
     /// Requests to what is open to everybody, by network.
     strangers: Throttle,
@@ -167,6 +171,10 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(usage::routes())
+        .merge(sign_in::routes())
+        .merge(me::routes())
+        .merge(members::routes())
         .merge(effects::routes())
         .merge(events::routes())
         .merge(join_requests::routes())

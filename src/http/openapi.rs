@@ -121,7 +121,8 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
 
 /// What a key with the scope may do, a person may do whose role includes it: said once, at the key.
 fn admit_people(document: &mut Value) {
-    let operations = document["paths"].as_object_mut().into_iter().flatten().filter_map(|(_, item)| item.as_object_mut());
+    let operations =
+        document["paths"].as_object_mut().into_iter().flatten().filter_map(|(_, item)| item.as_object_mut());
     for operation in operations.flat_map(|item| item.values_mut()) {
         let Some(ways) = operation.get_mut("security").and_then(Value::as_array_mut) else { continue };
         let scopes = ways.iter().find_map(|way| way.get("api_key")).cloned();
