@@ -11,7 +11,8 @@ use super::{SendConfirmation, SendDecision, topic};
 use crate::{
     context::App,
     domain::{
-        JoinRequest, JoinStatus, JoinStep, Language, LinkToken, NewJoinRequest, NewUser, Organization, PasswordHash, Role, User,
+        JoinRequest, JoinStatus, JoinStep, Language, LinkToken, NewJoinRequest, NewUser, Organization, PasswordHash,
+        Role, User,
     },
     jobs::workspaces,
     store::{

@@ -165,7 +165,7 @@ mod tests {
     use chrono::Duration;
 
     use super::*;
-    use crate::{domain::JoinStatus, jobs::testing::World, jobs::membership::testing::*};
+    use crate::{domain::JoinStatus, jobs::membership::testing::*, jobs::testing::World};
 
     /// JOIN-2
     #[tokio::test]
@@ -250,13 +250,22 @@ mod tests {
         let request = submit(&world, "anna@example.se").await;
         world.run(&request.job).await;
         let secret = request.job.token.expose().split_once('.').unwrap().1;
-        for table in ["org_acme.join_requests", "org_acme.events", "org_acme.deliveries", "queue.jobs", "queue.finished_jobs", "queue.effects"] {
+        for table in [
+            "org_acme.join_requests",
+            "org_acme.events",
+            "org_acme.deliveries",
+            "queue.jobs",
+            "queue.finished_jobs",
+            "queue.effects",
+        ] {
             let sql = format!("select count(*) from {table} t where to_jsonb(t)::text like '%' || $1 || '%'");
             let found: i64 =
                 sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(secret).fetch_one(&world.app.db).await.unwrap();
             assert_eq!(found, 0, "{table}");
         }
-        let job = backroom_queue::list(&world.app.db, &backroom_queue::JobFilter { limit: 10, ..Default::default() }).await.unwrap();
+        let job = backroom_queue::list(&world.app.db, &backroom_queue::JobFilter { limit: 10, ..Default::default() })
+            .await
+            .unwrap();
         assert!(job.iter().all(|job| job.args.get("$sealed").is_some()), "{job:?}");
     }
 }

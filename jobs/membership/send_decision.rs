@@ -77,9 +77,15 @@ impl Job for SendDecision {
 }
 
 enum Step {
-    Send { envelope: Envelope, mail: Box<OutgoingMail> },
+    Send {
+        envelope: Envelope,
+        mail: Box<OutgoingMail>,
+    },
     /// An earlier attempt sent it.
-    Sent { delivery: Uuid, taken: Taken },
+    Sent {
+        delivery: Uuid,
+        taken: Taken,
+    },
     End(Verdict),
 }
 

@@ -46,7 +46,8 @@ pub async fn submit(world: &World, email: &str) -> Submitted {
 
 /// The confirmation jobs there are, newest first.
 async fn jobs(world: &World) -> Vec<Submitted> {
-    let filter = JobFilter { kind: Some("membership.send_confirmation".to_owned()), limit: 10_000, ..JobFilter::default() };
+    let filter =
+        JobFilter { kind: Some("membership.send_confirmation".to_owned()), limit: 10_000, ..JobFilter::default() };
     let records = backroom_queue::list(&world.app.db, &filter).await.unwrap();
     let sealer = JobSealer::new(&world.app.config.vault);
     let open = |mut record: JobRecord| {

@@ -261,7 +261,10 @@ mod tests {
             assert!(form(bad).check().is_err(), "{bad:?}");
         }
         assert!(form(&["a".repeat(41).as_str()]).check().is_err());
-        assert_eq!(JoinForm { open: true, fields: (0..51).map(|n| format!("f{n}")).collect() }.check().unwrap_err().code, "too_long");
+        assert_eq!(
+            JoinForm { open: true, fields: (0..51).map(|n| format!("f{n}")).collect() }.check().unwrap_err().code,
+            "too_long"
+        );
     }
 
     /// JOIN-1
@@ -276,9 +279,12 @@ mod tests {
             language: Language::Sv,
         };
         assert_eq!(new(&"å".repeat(99), 1).validate(), Ok(()));
-        for (first, version, field) in
-            [("", 1, "first_name"), ("Anna\r\nBcc: x@y.example", 1, "first_name"), (&"å".repeat(100), 1, "first_name"), ("Anna", 0, "schema_version")]
-        {
+        for (first, version, field) in [
+            ("", 1, "first_name"),
+            ("Anna\r\nBcc: x@y.example", 1, "first_name"),
+            (&"å".repeat(100), 1, "first_name"),
+            ("Anna", 0, "schema_version"),
+        ] {
             assert_eq!(new(first, version).validate().unwrap_err().0[0].field, field, "{first:?}");
         }
     }

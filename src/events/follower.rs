@@ -1,11 +1,11 @@
 //! One stream: the hub's end of it, and the client's.
 
-use std::sync::{Arc, OnceLock};
-
-use tokio::{
-    sync::mpsc::{self, error::TrySendError},
-    time::Instant,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
 };
+
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counted, End, Who, frame, frame::Frame};
@@ -19,14 +19,19 @@ pub(super) struct Follower {
     pub who: Who,
     pub topics: Vec<Topic>,
     pub filter: Filter,
-    out: mpsc::Sender<Frame>,
+    buffer: usize,
+    waiting: Arc<AtomicUsize>,
+    out: mpsc::UnboundedSender<Vec<Frame>>,
     end: Arc<OnceLock<End>>,
 }
 
 /// The client's end.
 pub struct Following {
     seen: Snapshot,
-    from: mpsc::Receiver<Frame>,
+    from: mpsc::UnboundedReceiver<Vec<Frame>>,
+    current: std::vec::IntoIter<Frame>,
+    /// Blocks that were handed over and not taken.
+    waiting: Arc<AtomicUsize>,
     end: Arc<OnceLock<End>>,
     until: Option<Instant>,
     stop: CancellationToken,
@@ -49,23 +54,32 @@ pub(super) fn stream(
     (counted, until): (Counted, Option<Instant>),
     stop: CancellationToken,
 ) -> (Follower, Following) {
-    let (out, from) = mpsc::channel(buffer);
-    let end = Arc::new(OnceLock::new());
-    let follower = Follower { who, topics: topics.to_vec(), filter: filter(topics), out, end: end.clone() };
-    (follower, Following { seen, from, end, until, stop, is_over: false, _counted: counted })
+    let (out, from) = mpsc::unbounded_channel();
+    let (waiting, end) = (Arc::new(AtomicUsize::new(0)), Arc::new(OnceLock::new()));
+    let follower = Follower {
+        who,
+        topics: topics.to_vec(),
+        filter: filter(topics),
+        buffer,
+        waiting: waiting.clone(),
+        out,
+        end: end.clone(),
+    };
+    let current = Vec::new().into_iter();
+    (follower, Following { seen, from, current, waiting, end, until, stop, is_over: false, _counted: counted })
 }
 
 impl Follower {
-    /// Hands it over without waiting. False: this one is to be let go; it has not kept up, or nobody is there any more.
-    pub fn give(&self, frame: Frame) -> bool {
-        match self.out.try_send(frame) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.let_go(End::Slow);
-                false
-            }
-            Err(TrySendError::Closed(_)) => false,
+    /// Hands them over without waiting. False: this one is to be let go; it has not kept up, or nobody is there any more. Who has taken
+    /// all that was handed over before keeps up, and gets what one look brings, however much it is.
+    pub fn give(&self, frames: Vec<Frame>) -> bool {
+        let waiting = self.waiting.load(Ordering::Acquire);
+        if waiting > 0 && waiting + frames.len() > self.buffer {
+            self.let_go(End::Slow);
+            return false;
         }
+        self.waiting.fetch_add(frames.len(), Ordering::AcqRel);
+        self.out.send(frames).is_ok()
     }
 
     /// Says why the stream ends. It does when the hub forgets this end of it.
@@ -91,8 +105,12 @@ impl Following {
         if self.is_over {
             return None;
         }
-        let expiry = async {
-            match self.until {
+        if let Some(frame) = self.take() {
+            return Some(frame);
+        }
+        let until = self.until;
+        let expiry = async move {
+            match until {
                 Some(until) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
             }
@@ -101,17 +119,31 @@ impl Following {
             biased;
             () = self.stop.cancelled() => End::Shutdown,
             () = expiry => End::Expired,
-            frame = self.from.recv() => match frame {
-                // What waited for one who may read no more is not handed over.
-                Some(frame) if self.end.get() != Some(&End::NotAllowed) => return Some(frame),
-                _ => self.end.get().copied().unwrap_or(End::Shutdown),
-            },
+            frames = self.from.recv() => {
+                self.current = frames.unwrap_or_default().into_iter();
+                match self.take() {
+                    Some(frame) => return Some(frame),
+                    None => self.end.get().copied().unwrap_or(End::Shutdown),
+                }
+            }
         };
         if self.end.set(end).is_ok() {
             metrics::counter!("event_streams_ended_total", "reason" => end.as_str()).increment(1);
         }
         self.is_over = true;
         Some(frame::end(end))
+    }
+}
+
+impl Following {
+    /// The next of what was handed over together. What waited for one who may read no more is not taken.
+    fn take(&mut self) -> Option<Frame> {
+        if self.stop.is_cancelled() || self.end.get() == Some(&End::NotAllowed) {
+            return None;
+        }
+        let frame = self.current.next()?;
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        Some(frame)
     }
 }
 

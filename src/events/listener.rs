@@ -27,7 +27,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         pause = if lost { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         let error = ended.err().map(|error| error.to_string());
         metrics::counter!("event_listener_lost_total").increment(1);
-        tracing::warn!(error, retry_in_ms = pause.as_millis(), "lost the connection that listens for events; polling goes on");
+        tracing::warn!(
+            error,
+            retry_in_ms = pause.as_millis(),
+            "lost the connection that listens for events; polling goes on"
+        );
         tokio::time::sleep(pause).await;
     }
 }

@@ -1,8 +1,8 @@
 //! Live events (EVT-2): one reader per process, any number of followers.
 //!
 //! One connection listens (`listener`). A notification names an organization; if it has followers here, what was committed there
-//! since the last look is read once and handed to those whom it concerns (`room`). A follower is a bounded queue of bytes: one that
-//! is full belongs to somebody who does not read, and is let go. Nothing is started before the first follower comes.
+//! since the last look is read once and handed to those whom it concerns (`room`). A follower is a bounded queue: one that is
+//! full belongs to somebody who does not read, and is let go. Nothing is started before the first follower comes.
 //!
 //! That none is lost and none doubled between what a follower missed and what is live: docs/decisions/0019-live-events.md.
 
@@ -32,12 +32,12 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use self::room::Room;
 pub use self::{
     follower::{Following, filter},
     frame::Frame,
     missed::Missed,
 };
-use self::room::Room;
 use crate::{
     config,
     domain::{Organization, Topic},

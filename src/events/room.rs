@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Counted, End, FollowError, Following, Inner, Look, Who,
     follower::{self, Follower},
-    frame,
+    frame::{self, Frame},
 };
 use crate::{
     domain::{Organization, Topic},
@@ -123,12 +123,13 @@ impl Room {
 
         state.let_go(|id, _| refused.contains(&id), End::NotAllowed);
         if events.len() > usize::try_from(MOST_AT_ONCE).unwrap_or(usize::MAX) {
-            tracing::warn!(tenant = self.organization.slug.as_str(), "too much at once to be followed live; its followers begin anew");
+            tracing::warn!(
+                tenant = self.organization.slug.as_str(),
+                "too much at once to be followed live; its followers begin anew"
+            );
             state.let_go(|_, _| true, End::Slow);
         }
-        for event in &events {
-            state.give(event);
-        }
+        state.give(&events);
         if look.beat {
             state.beat(&now);
         }
@@ -140,7 +141,7 @@ impl Room {
     /// Shows everybody that the line is alive, when the database is not.
     pub async fn show_life(&self) {
         let mut state = self.state.lock().await;
-        state.followers.retain(|_, follower| follower.give(frame::sign_of_life()));
+        state.followers.retain(|_, follower| follower.give(vec![frame::sign_of_life()]));
         self.count(&state);
     }
 
@@ -166,7 +167,7 @@ impl Room {
             }
             let topic = Topic::Job(id);
             let frame = frame::job(id, job_state, attempt);
-            state.followers.retain(|_, follower| !follower.topics.contains(&topic) || follower.give(frame.clone()));
+            state.followers.retain(|_, follower| !follower.topics.contains(&topic) || follower.give(vec![frame.clone()]));
         }
         self.count(&state);
         Ok(())
@@ -195,7 +196,8 @@ impl State {
         for follower in self.followers.values() {
             wanted.organization |= follower.filter.organization;
             topics.extend(follower.filter.topics.iter().cloned());
-            topics.extend(follower.topics.iter().filter_map(Topic::workspace).map(|id| Topic::Workspace(id).to_string()));
+            topics
+                .extend(follower.topics.iter().filter_map(Topic::workspace).map(|id| Topic::Workspace(id).to_string()));
             if let Who::Person { user, .. } = follower.who {
                 topics.insert(format!("member:{user}"));
             }
@@ -259,20 +261,21 @@ impl State {
         });
     }
 
-    fn give(&mut self, event: &Event) {
-        let (mut frame, mut given) = (None, 0);
+    fn give(&mut self, events: &[Event]) {
+        // Written once, shared by all who get it.
+        let frames: Vec<Frame> = events.iter().map(frame::event).collect();
+        let mut given = 0;
         self.followers.retain(|_, follower| {
-            if !follower.filter.takes(&event.topic) {
-                return true;
-            }
-            given += 1;
-            follower.give(frame.get_or_insert_with(|| frame::event(event)).clone())
+            let mine = events.iter().zip(&frames).filter(|(event, _)| follower.filter.takes(&event.topic));
+            let mine: Vec<Frame> = mine.map(|(_, frame)| frame.clone()).collect();
+            given += mine.len() as u64;
+            mine.is_empty() || follower.give(mine)
         });
         metrics::counter!("events_given_total").increment(given);
     }
 
     fn beat(&mut self, now: &Snapshot) {
         let frame = frame::heartbeat(now.horizon());
-        self.followers.retain(|_, follower| follower.give(frame.clone()));
+        self.followers.retain(|_, follower| follower.give(vec![frame.clone()]));
     }
 }

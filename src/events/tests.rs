@@ -457,7 +457,8 @@ async fn a_heartbeat_moves_the_place_to_go_on_from() {
 /// EVT-2: the connection that listens is cut; what was committed meanwhile comes when there is a new one.
 #[tokio::test]
 async fn a_new_listener_brings_what_the_lost_one_missed() {
-    const LISTENERS: &str = "select pid from pg_stat_activity where datname = current_database() and query ilike 'listen%'";
+    const LISTENERS: &str =
+        "select pid from pg_stat_activity where datname = current_database() and query ilike 'listen%'";
     let world = World::new().await;
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -548,4 +549,20 @@ async fn a_stream_ends_with_the_time_of_its_token() {
     let topics = [Topic::Organization];
     let following = world.hub.follow(&world.acme, world.key, &topics, until).await.unwrap();
     assert_eq!(Stream { following, topics: topics.to_vec() }.end().await, "expired");
+}
+
+/// EVT-2: one transaction's thousand events are no reason to let anybody go who keeps up.
+#[tokio::test]
+async fn a_large_transaction_is_handed_over_whole() {
+    let world = World::with(config::Events { buffer: 4, ..settings() }).await;
+    let mut client = world.follow(world.key, &[INVOICE]).await;
+    let mut tx = world.tenant().await;
+    let mut told = Vec::new();
+    for n in 0..1_000 {
+        told.push(tell(&mut tx, INVOICE, n).await);
+    }
+    tx.commit().await.unwrap();
+    for expected in told {
+        assert_eq!(client.next_id().await, expected);
+    }
 }

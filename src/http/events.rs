@@ -203,8 +203,11 @@ async fn list(
     reader: Reader,
     Query(params): Query<ListParams>,
 ) -> Result<Json<EventPage>, Problem> {
-    let page =
-        Page { after: cursor::decode(LIST, params.cursor.as_deref())?, limit: params.limit.probe(), newest_first: true };
+    let page = Page {
+        after: cursor::decode(LIST, params.cursor.as_deref())?,
+        limit: params.limit.probe(),
+        newest_first: true,
+    };
     let filter = events::filter(std::slice::from_ref(&params.topic));
     authorize(&state, &reader, &[params.topic]).await?;
     let mut tx = tenant::begin(&state.app.db, &reader.organization).await?;
@@ -254,7 +257,8 @@ async fn follow(
 }
 
 fn answer(first: Vec<Frame>, following: Following) -> Response {
-    let live = stream::unfold(following, |mut following| async { following.next().await.map(|frame| (frame, following)) });
+    let live =
+        stream::unfold(following, |mut following| async { following.next().await.map(|frame| (frame, following)) });
     let frames = stream::iter(first).chain(live).map(Ok::<_, Infallible>);
     let mut response = Response::new(Body::from_stream(frames));
     let headers = response.headers_mut();

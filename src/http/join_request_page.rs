@@ -210,11 +210,9 @@ fn done(visitor: Visitor, organization: &Organization, request: &JoinRequest, co
             format!("Nu kan du logga in som {}.", request.email),
             "Du kan stänga den här sidan.",
         ),
-        (Language::En, false) => (
-            "The password is saved",
-            format!("You can sign in as {} now.", request.email),
-            "You can close this page.",
-        ),
+        (Language::En, false) => {
+            ("The password is saved", format!("You can sign in as {} now.", request.email), "You can close this page.")
+        }
     };
     let frame = Frame { language, sender: organization.name.clone() };
     let paragraphs = vec![said, close.to_owned()];

@@ -25,7 +25,9 @@ use super::{
     problem::{Problem, ProblemType},
 };
 use crate::{
-    domain::{EmailAddress, FieldErrors, JoinForm, JoinRequest, JoinStatus, Language, NewJoinRequest, Organization, Slug},
+    domain::{
+        EmailAddress, FieldErrors, JoinForm, JoinRequest, JoinStatus, Language, NewJoinRequest, Organization, Slug,
+    },
     jobs::membership::{self as doors, ApproveError, Asked, JoinError},
     store::{Page, join_requests, organizations},
     tenant,
@@ -246,8 +248,11 @@ async fn list(
     caller: May<RequestsRead>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<JoinRequestPage>, Problem> {
-    let page =
-        Page { after: cursor::decode(LIST, params.cursor.as_deref())?, limit: params.limit.probe(), newest_first: true };
+    let page = Page {
+        after: cursor::decode(LIST, params.cursor.as_deref())?,
+        limit: params.limit.probe(),
+        newest_first: true,
+    };
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     let mut requests = join_requests::page(&mut tx, params.status, page).await?;
     tx.commit().await?;

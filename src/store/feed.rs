@@ -121,12 +121,9 @@ pub async fn between(
 
 /// Where whoever was given this event last, and all before it, goes on. `None`: there is no such event, or not any more.
 pub async fn after_event(db: &mut PgConnection, id: Uuid) -> Result<Option<Position>, StoreError> {
-    let row = sqlx::query!(
-        r#"select xid::text as "xid!", horizon::text as "horizon!" from events where id = $1"#,
-        id
-    )
-    .fetch_optional(db)
-    .await?;
+    let row = sqlx::query!(r#"select xid::text as "xid!", horizon::text as "horizon!" from events where id = $1"#, id)
+        .fetch_optional(db)
+        .await?;
     row.map(|row| {
         let xid = stored("events.xid", &row.xid)?;
         Ok(Position { horizon: stored("events.horizon", &row.horizon)?, last: Some((xid, id)) })
@@ -308,10 +305,8 @@ mod tests {
         let database = TestDatabase::new().await;
         let acme = database.organization("acme").await;
         let now = acme.created_at;
-        let (mut early, mut late) = (
-            tenant::begin(&database.pool, &acme).await.unwrap(),
-            tenant::begin(&database.pool, &acme).await.unwrap(),
-        );
+        let (mut early, mut late) =
+            (tenant::begin(&database.pool, &acme).await.unwrap(), tenant::begin(&database.pool, &acme).await.unwrap());
         let mut reader = tenant::begin(&database.pool, &acme).await.unwrap();
         let first = tell(&mut late, 1, now).await;
         let second = tell(&mut early, 2, now).await;
@@ -324,7 +319,8 @@ mod tests {
         let after = snapshot(&mut reader).await.unwrap();
 
         for filter in [everything(), one_topic()] {
-            let look = async |reader: &mut PgConnection, looks| ids(&between(reader, looks, &filter, 10).await.unwrap());
+            let look =
+                async |reader: &mut PgConnection, looks| ids(&between(reader, looks, &filter, 10).await.unwrap());
             assert_eq!(look(&mut reader, (&before, &middle)).await, [second]);
             assert_eq!(look(&mut reader, (&middle, &after)).await, [first], "its id is smaller and it is new");
             assert_eq!(look(&mut reader, (&before, &after)).await, [first, second], "by transaction");
@@ -462,7 +458,10 @@ mod tests {
             let live = between(&mut tx, (&before, &now), &filter, 10).await.unwrap();
             let replayed = missed(&mut tx, (Position::at(before.horizon()), &now), &filter, 10).await.unwrap();
             let listed = page(&mut tx, &filter, Page::first(10)).await.unwrap();
-            assert_eq!((topics(&live), topics(&replayed)), (expected.iter().map(|t| (*t).to_owned()).collect(), topics(&live)));
+            assert_eq!(
+                (topics(&live), topics(&replayed)),
+                (expected.iter().map(|t| (*t).to_owned()).collect(), topics(&live))
+            );
             assert_eq!(topics(&listed), topics(&live));
             assert!(live.iter().all(|event| filter.takes(&event.topic)));
         }

@@ -16,11 +16,11 @@ pub mod join_requests;
 pub mod memberships;
 pub mod organizations;
 pub mod reminders;
-pub mod workspaces;
 pub mod sessions;
 pub mod sign_in_tries;
 pub mod usage;
 pub mod users;
+pub mod workspaces;
 
 use std::{fmt::Display, str::FromStr};
 

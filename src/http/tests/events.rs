@@ -24,7 +24,8 @@ struct Message {
 impl World {
     async fn tell(&self, topic: &str, n: u64) -> String {
         let mut tx = tenant::begin(&self.app.db, &self.acme).await.unwrap();
-        let event = NewEvent { topic: topic.to_owned(), kind: "test.happened", payload: json!({"n": n}), actor: "test" };
+        let event =
+            NewEvent { topic: topic.to_owned(), kind: "test.happened", payload: json!({"n": n}), actor: "test" };
         let id = events::append(&mut tx, &event, self.app.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
         id.to_string()
@@ -51,7 +52,8 @@ impl Client {
         loop {
             if let Some(at) = self.rest.find("\n\n") {
                 let block: String = self.rest.drain(..at + 2).collect();
-                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(|v| v.trim().to_owned());
+                let field =
+                    |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(|v| v.trim().to_owned());
                 let Some(data) = field("data:") else { continue };
                 return Some(Message {
                     id: field("id:").unwrap_or_default(),
@@ -85,7 +87,10 @@ async fn what_happens_is_heard_and_can_be_read_afterwards() {
 
     let company = world.company().await;
     let heard = client.expect("message").await;
-    assert_eq!((&heard.data["kind"], &heard.data["topic"]), (&json!("company.created"), &json!(format!("company:{company}"))));
+    assert_eq!(
+        (&heard.data["kind"], &heard.data["topic"]),
+        (&json!("company.created"), &json!(format!("company:{company}")))
+    );
     assert_eq!(heard.data["id"], json!(heard.id));
     assert!(!heard.data.to_string().contains(PLANTED), "VAULT-4");
 

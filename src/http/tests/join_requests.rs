@@ -1,7 +1,7 @@
 //! Requests to join: asked by strangers, confirmed on a page, decided by staff.
 
-use backroom_queue::testing;
 use axum::extract::ConnectInfo;
+use backroom_queue::testing;
 use chrono::{DateTime, Duration, TimeZone, Utc};
 
 use super::*;
@@ -19,7 +19,8 @@ fn monday() -> DateTime<Utc> {
 
 /// A world whose clock stands still, and in which nobody asks too often.
 async fn world() -> World {
-    let many = [("BACKROOM__HTTP__JOIN_REQUESTS_PER_HOUR", "100000"), ("BACKROOM__HTTP__STRANGERS_PER_MINUTE", "100000")];
+    let many =
+        [("BACKROOM__HTTP__JOIN_REQUESTS_PER_HOUR", "100000"), ("BACKROOM__HTTP__STRANGERS_PER_MINUTE", "100000")];
     World::at(Clock::fixed(monday()), &many).await
 }
 
@@ -102,7 +103,10 @@ async fn a_stranger_becomes_a_member() {
     let approved = world.send(approve).await;
     assert_eq!(approved.status, StatusCode::OK, "{}", approved.text);
     let approved = approved.json();
-    assert_eq!((&approved["status"], &approved["decided_by"]), (&json!("approved"), &json!(format!("user:{}", admin.id))));
+    assert_eq!(
+        (&approved["status"], &approved["decided_by"]),
+        (&json!("approved"), &json!(format!("user:{}", admin.id)))
+    );
     assert_eq!(approved["decided_at"], json!(monday()));
     let user: Uuid = approved["user_id"].as_str().unwrap().parse().unwrap();
     let mut db = world.app.db.acquire().await.unwrap();
@@ -137,7 +141,11 @@ async fn the_answer_is_the_same_whatever_is_known_of_the_address() {
             let mut body = anna();
             body["email"] = json!(email);
             let answer = world.ask(body).await;
-            answers.push((answer.status, answer.text.clone(), answer.headers.keys().map(ToString::to_string).collect::<Vec<_>>()));
+            answers.push((
+                answer.status,
+                answer.text.clone(),
+                answer.headers.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            ));
         }
     }
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
@@ -196,7 +204,9 @@ async fn used_expired_and_unknown_links_say_so_and_no_more() {
         assert!(answer.text.contains("gått ut") && !answer.text.contains("bo@"), "{}", answer.text);
     }
     let secret = "A".repeat(43);
-    for unknown in [format!("acme.{secret}"), format!("nobody.{secret}"), "acme".to_owned(), "%00".to_owned(), "a.b".to_owned()] {
+    for unknown in
+        [format!("acme.{secret}"), format!("nobody.{secret}"), "acme".to_owned(), "%00".to_owned(), "a.b".to_owned()]
+    {
         let page = format!("/join-requests/{unknown}?lang=en");
         let (shown, pressed) = (world.look(&page).await, world.press(&page, "").await);
         assert_eq!((shown.status, pressed.status), (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND), "{unknown}");
@@ -270,7 +280,10 @@ async fn approvals_at_the_same_moment_make_one_member_and_one_mail() {
     assert_eq!(done, 1, "confirmed once: {:?}", pressed.iter().map(|a| a.status).collect::<Vec<_>>());
     let id = world.requests().await[0]["id"].as_str().unwrap().to_owned();
     let mails = world.mailbox.accepted().len();
-    let answers = futures::future::join_all(["approve", "reject", "approve", "approve", "reject"].map(|how| world.decide(&id, how))).await;
+    let answers = futures::future::join_all(
+        ["approve", "reject", "approve", "approve", "reject"].map(|how| world.decide(&id, how)),
+    )
+    .await;
     assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::OK).count(), 1);
     world.mail().await;
     assert_eq!(world.mailbox.accepted().len(), mails + 1);

@@ -77,9 +77,7 @@ fn confirmation(mail: &ConfirmationMail) -> Letter {
             )],
             action: action("Bekräfta ansökan"),
             facts: rows(["Organisation", "Namn", "Gäller till"], values),
-            closing: vec![
-                "Var det inte du? Då kan du bortse från det här mejlet, så händer ingenting.".to_owned(),
-            ],
+            closing: vec!["Var det inte du? Då kan du bortse från det här mejlet, så händer ingenting.".to_owned()],
             regards: "Vänliga hälsningar",
             footer: format!("Mejlet skickades av {organization_name} för att någon angav din adress i en ansökan."),
             ..bare(organization_name, Tone::Notice)
@@ -99,7 +97,9 @@ fn confirmation(mail: &ConfirmationMail) -> Letter {
             facts: rows(["Organization", "Name", "Valid until"], values),
             closing: vec!["It was not you? Then disregard this mail, and nothing happens.".to_owned()],
             regards: "Kind regards",
-            footer: format!("This mail was sent by {organization_name} because somebody gave your address in a request."),
+            footer: format!(
+                "This mail was sent by {organization_name} because somebody gave your address in a request."
+            ),
             ..bare(organization_name, Tone::Notice)
         },
     }
@@ -141,7 +141,8 @@ fn approved(mail: &DecisionMail) -> Letter {
             paragraphs: vec![
                 format!("Your request was approved, and you are now a member of {organization_name}."),
                 match new {
-                    true => "Choose a password by the link, and you can sign in. The link is valid for seven days.".to_owned(),
+                    true => "Choose a password by the link, and you can sign in. The link is valid for seven days."
+                        .to_owned(),
                     false => format!("Sign in as usual with {email}."),
                 },
             ],
