@@ -227,9 +227,9 @@ pub(super) async fn sign_in(database: &Database) -> anyhow::Result<()> {
         format!("{SIGN_INS} sign-ins, one after the other; {cost}"),
     );
 
-    let began = Instant::now();
+    let (began, address) = (Instant::now(), server.address);
     let side_by_side = (0..PEOPLE).map(|person| async move {
-        let mut connection = Connection::open(server.address).await?;
+        let mut connection = Connection::open(address).await?;
         for _ in 0..SIGN_INS / 8 {
             let (status, answer) = connection.call("POST", "/api/v1/sign-in", "", Some(&body(person))).await?;
             ensure!(status == 200, "a sign-in was answered with {status}: {answer}");
