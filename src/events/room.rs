@@ -68,6 +68,8 @@ impl Room {
         (counted, until): (Counted, Option<Instant>),
     ) -> Result<Following, FollowError> {
         let mut state = self.state.lock().await;
+        // What was committed before is what was missed, and the others have it now.
+        self.read(&mut state, inner, Look::PLAIN).await?;
         let seen = match &state.seen {
             Some(seen) => seen.clone(),
             None => {
@@ -94,9 +96,12 @@ impl Room {
 
     /// Reads what was committed since the last look and hands it over.
     pub async fn look(&self, inner: &Inner, look: Look) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
+        self.read(&mut *self.state.lock().await, inner, look).await
+    }
+
+    async fn read(&self, state: &mut State, inner: &Inner, look: Look) -> Result<(), StoreError> {
         state.followers.retain(|_, follower| !follower.is_gone());
-        self.count(&state);
+        self.count(state);
         let Some(seen) = state.seen.clone().filter(|_| !state.followers.is_empty()) else {
             // Nobody has been given anything. Whoever comes next begins with a look of their own.
             state.seen = None;
@@ -134,7 +139,7 @@ impl Room {
             state.beat(&now);
         }
         state.seen = Some(now);
-        self.count(&state);
+        self.count(state);
         Ok(())
     }
 

@@ -258,9 +258,10 @@ pub async fn in_workspaces(
 /// After a restore into another PostgreSQL installation the transactions that events name are another installation's, maybe ones
 /// that are still to come. Those become as old as this one. On the organization's tables, as their owner; answers how many.
 pub async fn adopt_restored(db: &mut PgConnection) -> sqlx::Result<u64> {
-    // What a snapshot shows lies below its xmax, unless it was not written here.
+    // What a snapshot shows lies below its xmax, unless it is of this very transaction or was not written here.
     let done = sqlx::query!(
-        "update events set xid = default, horizon = default where xid >= pg_snapshot_xmax(pg_current_snapshot())"
+        "update events set xid = default, horizon = default
+         where xid >= pg_snapshot_xmax(pg_current_snapshot()) and xid is distinct from pg_current_xact_id_if_assigned()"
     )
     .execute(db)
     .await?;
