@@ -61,7 +61,8 @@ impl Browser {
             // The sandbox needs rights that containers and root do not have; the pages are our own.
             "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-proxy-server"],
             "prefs": { "profile.managed_default_content_settings.javascript": 2, "intl.accept_languages": languages },
-            "mobileEmulation": { "deviceMetrics": { "width": width, "height": height, "pixelRatio": 2.0, "touch": true } },
+            // With touch, and without JavaScript, chromedriver's click never returns.
+            "mobileEmulation": { "deviceMetrics": { "width": width, "height": height, "pixelRatio": 2.0, "touch": false } },
         });
         let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
         let made = client.post(format!("{base}/session")).json(&wanted).send().await.expect("chromedriver answers");
