@@ -11,6 +11,7 @@ use crate::{
 
 pub mod billing;
 pub mod debug;
+pub mod membership;
 pub mod platform;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -25,6 +26,9 @@ pub fn registry(config: &Config) -> Registry<App> {
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
         platform::PruneSignIns,         // daily at 03:30 UTC
+        membership::SendConfirmation,   // with a request to join, and with each new token
+        membership::SendDecision,       // when staff decided
+        membership::ExpireRequests,     // daily at 05:00, the organization's time
         workspaces::SendInvitation,     // with an invitation, and when it is sent again
         workspaces::ExpireInvitations,  // daily at 04:00, the organization's time
     ]

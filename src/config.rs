@@ -23,6 +23,7 @@ pub struct Config {
     pub environment: Environment,
     pub database: Database,
     pub http: Http,
+    pub events: Events,
     pub sign_in: SignIn,
     pub worker: Worker,
     pub scheduler: Scheduler,
@@ -59,6 +60,7 @@ pub struct Http {
     pub request_timeout_s: u64,
     pub rate_limit_per_minute: u32,
     pub strangers_per_minute: u32,
+    pub join_requests_per_hour: u32,
     pub proxies: usize,
     #[serde(deserialize_with = "list")]
     pub cors_origins: Vec<String>,
@@ -78,6 +80,17 @@ pub struct SignIn {
     pub argon2_memory_kib: u32,
     pub argon2_passes: u32,
     pub tries_per_minute: u32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    pub listen: bool,
+    pub poll_ms: u64,
+    pub heartbeat_s: u64,
+    pub buffer: usize,
+    pub max_streams: usize,
+    pub max_streams_per_caller: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -124,6 +137,7 @@ pub struct Mail {
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
     pub debug_kinds: bool,
+    pub unconfirmed_requests_days: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -202,6 +216,9 @@ impl Config {
         ensure!(self.database.max_connections >= 2, "database.max_connections must be at least 2");
         ensure!(self.worker.lease_s >= 1, "worker.lease_s must be at least 1 second");
         ensure!(self.worker.poll_ms >= 1, "worker.poll_ms must be at least 1 millisecond");
+        ensure!(self.events.poll_ms >= 1, "events.poll_ms must be at least 1 millisecond");
+        ensure!(self.events.heartbeat_s >= 1, "events.heartbeat_s must be at least 1 second");
+        ensure!(self.events.buffer >= 1, "events.buffer must be at least 1");
         ensure!(self.http.rate_limit_per_minute >= 1, "http.rate_limit_per_minute must be at least 1");
         ensure!(self.http.strangers_per_minute >= 1, "http.strangers_per_minute must be at least 1");
         ensure!(self.sign_in.tries_per_minute >= 1, "sign_in.tries_per_minute must be at least 1");

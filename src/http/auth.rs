@@ -111,6 +111,14 @@ impl Caller {
         }
     }
 
+    /// The program's key; `None`: a person.
+    pub fn key(&self) -> Option<Uuid> {
+        match &self.who {
+            Who::Key { id, .. } => Some(*id),
+            Who::Person(_) => None,
+        }
+    }
+
     /// Whether the caller may see the field (AUTH-4). A key sees what its scope opens.
     pub fn may_see(&self, field: policy::Field) -> bool {
         self.person().is_none_or(|member| policy::may_see(member.role, field))
@@ -505,13 +513,6 @@ async fn by_access_token(
     };
     let until = DateTime::from_timestamp(claims.exp, 0).unwrap_or(now);
     Ok((Caller { organization, who: Who::Person(member) }, until))
-}
-
-/// Whether the session goes on and the person is still what they were: for answers that go on for longer than [`REMEMBERED`], such
-/// as a stream of events.
-pub async fn still_stands(state: &ApiState, member: &Member) -> Result<bool, Problem> {
-    let standing = sessions::standing(&mut *state.app.db.acquire().await?, member.session).await?;
-    Ok(standing.is_some_and(|now| (now.role, now.company_id) == (member.role, member.company_id)))
 }
 
 impl From<TokenError> for Problem {

@@ -81,6 +81,15 @@ impl Key {
     }
 }
 
+impl Idempotency {
+    /// The key of somebody who acts for nobody: it never meets one of the organization's own, which have visible characters only.
+    #[must_use]
+    pub fn of_stranger(mut self) -> Self {
+        self.key.insert(0, '\u{1}');
+        self
+    }
+}
+
 /// What a POST answers when it has done its work.
 #[derive(Clone, Debug)]
 pub struct Answer {

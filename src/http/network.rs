@@ -90,6 +90,12 @@ impl Throttle {
         Self { limiter: RateLimiter::keyed(Quota::per_minute(per_minute)), counted: AtomicU32::new(0) }
     }
 
+    /// As [`Throttle::new`], by the hour.
+    pub fn per_hour(per_hour: u32) -> Self {
+        let per_hour = NonZeroU32::new(per_hour).unwrap_or(NonZeroU32::MIN);
+        Self { limiter: RateLimiter::keyed(Quota::per_hour(per_hour)), counted: AtomicU32::new(0) }
+    }
+
     /// Counts a request from the network: 429 with `Retry-After` when there were too many.
     pub fn take(&self, network: &Network) -> Result<(), Problem> {
         if self.counted.fetch_add(1, Ordering::Relaxed) % TIDY_EVERY == TIDY_EVERY - 1 {

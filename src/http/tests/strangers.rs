@@ -54,7 +54,13 @@ async fn things(world: &World) -> Things {
     let workspace = made("/api/v1/workspaces", json!({"name": "Theirs"})).await;
     let invitations = format!("/api/v1/workspaces/{workspace}/invitations");
     let invitation = made(&invitations, json!({"email": "theirs@example.se"})).await;
+    let asks = json!({"email": "asks@example.se", "first_name": "Asks", "last_name": "Ek"});
+    let asked = request(Method::POST, "/api/v1/organizations/acme/join-requests", "", &[], Some(asks));
+    assert_eq!(world.send(asked).await.status, StatusCode::ACCEPTED);
+    let requests = world.get("/api/v1/join-requests").await.json();
+    let join_request = requests["join_requests"][0]["id"].as_str().unwrap().to_owned();
     let all = vec![
+        ("/api/v1/join-requests", join_request),
         ("/api/v1/workspaces", workspace),
         ("/api/v1/invoices", posted("/api/v1/invoices", invoice(company.parse().unwrap(), "2026-1")).await),
         (
