@@ -5,6 +5,7 @@ mod text;
 
 pub mod clock;
 pub mod company;
+pub mod conversation;
 pub mod csv_import;
 pub mod dunning;
 pub mod email;
@@ -13,14 +14,17 @@ pub mod invoice;
 pub mod language;
 mod luhn;
 pub mod money;
+pub mod naming;
 pub mod org_number;
 pub mod organization;
 pub mod phone;
 pub mod scope;
 pub mod slug;
+pub mod task;
 
 pub use clock::Clock;
 pub use company::{Company, Contact, NewCompany};
+pub use conversation::{Conversation, Message, MessageText, Title, TitleSource};
 pub use dunning::{Decision, DunningFacts, DunningPolicy};
 pub use email::EmailAddress;
 pub use field_error::{FieldError, FieldErrors, ParseError};
@@ -32,3 +36,4 @@ pub use organization::{BillingStatus, Organization, PaymentDetails, Settings, Ti
 pub use phone::Phone;
 pub use scope::Scope;
 pub use slug::Slug;
+pub use task::{NewTask, Task, TaskState};
