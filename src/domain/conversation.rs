@@ -35,10 +35,14 @@ pub struct Title(String);
 parsed_text!(Title);
 
 impl Title {
-    /// A person's words.
+    /// A person's words. Like a workspace's name it must not pretend to be another, so nothing in it turns a line around.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let text = text.trim();
         one_line(text, MAX_TITLE)?;
-        Ok(Self(text.trim().to_owned()))
+        if text.chars().any(|c| matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+            return Err(ParseError::invalid("must be one line without control characters"));
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -104,7 +108,7 @@ mod tests {
     fn a_title_is_one_line_of_up_to_a_hundred_characters() {
         assert_eq!(Title::parse("  Fakturan från Telia ").unwrap().as_str(), "Fakturan från Telia");
         assert_eq!(Title::parse(&"å".repeat(100)).unwrap().as_str().chars().count(), 100);
-        for (text, code) in [("", "required"), (" \t", "required"), ("a\nb", "invalid")] {
+        for (text, code) in [("", "required"), (" \t", "required"), ("a\nb", "invalid"), ("a\u{202e}b", "invalid")] {
             assert_eq!(Title::parse(text).unwrap_err().code, code, "{text:?}");
         }
         assert_eq!(Title::parse(&"å".repeat(101)).unwrap_err().code, "too_long");

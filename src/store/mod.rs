@@ -5,12 +5,16 @@
 
 pub mod api_keys;
 pub mod companies;
+pub mod conversations;
 pub mod deliveries;
 pub mod events;
 pub mod idempotency;
+pub mod invitations;
 pub mod invoices;
 pub mod organizations;
 pub mod reminders;
+pub mod tasks;
+pub mod workspaces;
 
 use std::{fmt::Display, str::FromStr};
 
