@@ -23,6 +23,7 @@ pub struct Config {
     pub environment: Environment,
     pub database: Database,
     pub http: Http,
+    pub sign_in: SignIn,
     pub worker: Worker,
     pub scheduler: Scheduler,
     pub vault: VaultConfig,
@@ -57,12 +58,26 @@ pub struct Http {
     pub import_body_limit_bytes: usize,
     pub request_timeout_s: u64,
     pub rate_limit_per_minute: u32,
+    pub strangers_per_minute: u32,
+    pub proxies: usize,
     #[serde(deserialize_with = "list")]
     pub cors_origins: Vec<String>,
     #[serde(with = "optional")]
     pub base_domain: Option<String>,
     #[serde(with = "hidden::optional")]
     pub operator_token: Option<SecretString>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    #[serde(deserialize_with = "list", serialize_with = "hidden::list")]
+    pub token_keys: Vec<SecretString>,
+    pub access_token_s: u32,
+    pub refresh_token_days: u32,
+    pub argon2_memory_kib: u32,
+    pub argon2_passes: u32,
+    pub tries_per_minute: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -188,6 +203,16 @@ impl Config {
         ensure!(self.worker.lease_s >= 1, "worker.lease_s must be at least 1 second");
         ensure!(self.worker.poll_ms >= 1, "worker.poll_ms must be at least 1 millisecond");
         ensure!(self.http.rate_limit_per_minute >= 1, "http.rate_limit_per_minute must be at least 1");
+        ensure!(self.http.strangers_per_minute >= 1, "http.strangers_per_minute must be at least 1");
+        ensure!(self.sign_in.tries_per_minute >= 1, "sign_in.tries_per_minute must be at least 1");
+        ensure!(
+            (60..=86_400).contains(&self.sign_in.access_token_s),
+            "sign_in.access_token_s must be from a minute to a day: 60 to 86400"
+        );
+        ensure!(
+            (1..=365).contains(&self.sign_in.refresh_token_days),
+            "sign_in.refresh_token_days must be 1 to 365"
+        );
         if self.environment == Environment::Production {
             ensure!(
                 !self.vault.keys.is_empty(),
@@ -197,6 +222,10 @@ impl Config {
                 self.mail.mailbox_listen.is_none(),
                 "mail.mailbox_listen is set, and the mailbox of development never runs in production; \
                  take it away and set BACKROOM__MAIL__SMTP_URL"
+            );
+            ensure!(
+                self.sign_in.argon2_memory_kib >= 19_456 && self.sign_in.argon2_passes >= 1,
+                "sign_in.argon2_memory_kib is below 19456 (19 MiB), which is too cheap to guess for production"
             );
             ensure!(!self.jobs.debug_kinds, "jobs.debug_kinds is on, and production has no debug jobs; turn it off");
         }
@@ -424,11 +453,12 @@ mod tests {
             ("BACKROOM__VAULT__INDEX_KEY", "planted-4"),
             ("BACKROOM__HTTP__OPERATOR_TOKEN", "planted-5"),
             ("BACKROOM__MAIL__SMTP_URL", "smtps://u:planted-6@h"),
+            ("BACKROOM__SIGN_IN__TOKEN_KEYS", "t1:planted-7"),
         ])
         .unwrap();
         let shown = config.to_toml();
         assert!(!shown.contains("planted") && !format!("{config:?}").contains("planted"), "{shown}");
-        assert_eq!(shown.matches(HIDDEN).count(), 6);
+        assert_eq!(shown.matches(HIDDEN).count(), 7);
     }
 
     #[test]

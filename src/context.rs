@@ -15,14 +15,16 @@ use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use crate::{
-    config::{Config, Database, VaultConfig},
-    domain::Clock,
+    config::{Config, Database, SignIn, VaultConfig},
+    domain::{Clock, Password, PasswordHash, Passwords, TokenKeys, password::Verdict},
     mail::{Mailer, MailerOptions},
     store::{StoreError, organizations},
     tenant,
-    vault::{Place, Vault, VaultError},
+    vault::{self, Place, Vault, VaultError},
 };
 
 /// What runs by the clock, unless `scheduler.file` names another file.
@@ -35,6 +37,11 @@ pub struct App {
     pub vault: Vault,
     pub mailer: Mailer,
     pub clock: Clock,
+    /// Sign and check access tokens.
+    pub tokens: TokenKeys,
+    passwords: Arc<Passwords>,
+    /// As many passwords are hashed at once as there are cores; the others wait for their turn.
+    hashing: Semaphore,
 }
 
 impl App {
@@ -56,8 +63,40 @@ impl App {
             message_id_domain: config.mail.message_id_domain.clone(),
             timeout: Duration::from_secs(config.mail.timeout_s),
         })?;
-        Ok(Arc::new(Self { config, db, vault, mailer, clock }))
+        let tokens = TokenKeys::new(token_keys(&config.sign_in, &vault)?);
+        let passwords = Arc::new(Passwords::new(config.sign_in.argon2_memory_kib, config.sign_in.argon2_passes)?);
+        let hashing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+        Ok(Arc::new(Self { config, db, vault, mailer, clock, tokens, passwords, hashing }))
     }
+
+    /// Hashes a password for storing, aside from the runtime's threads.
+    pub async fn hash_password(&self, password: Password) -> anyhow::Result<PasswordHash> {
+        let _turn = self.hashing.acquire().await?;
+        let passwords = self.passwords.clone();
+        Ok(tokio::task::spawn_blocking(move || passwords.hash(&password)).await??)
+    }
+
+    /// Whether it is the password. Takes as long where nothing is stored.
+    pub async fn verify_password(&self, password: Password, stored: Option<PasswordHash>) -> anyhow::Result<Verdict> {
+        let _turn = self.hashing.acquire().await?;
+        let passwords = self.passwords.clone();
+        Ok(tokio::task::spawn_blocking(move || passwords.verify(&password, stored.as_ref())).await?)
+    }
+}
+
+/// The configured keys of access tokens, or keys made of the vault's.
+fn token_keys(config: &SignIn, vault: &Vault) -> anyhow::Result<Vec<(String, Zeroizing<[u8; 32]>)>> {
+    if config.token_keys.is_empty() {
+        return Ok(vault.derive_keys("access tokens"));
+    }
+    let mut keys: Vec<(String, _)> = Vec::with_capacity(config.token_keys.len());
+    for (n, text) in config.token_keys.iter().enumerate() {
+        let key = vault::parse_key(text.expose_secret().trim());
+        let (id, key) = key.map_err(|problem| anyhow::anyhow!("token key number {} (sign_in.token_keys) {problem}", n + 1))?;
+        anyhow::ensure!(keys.iter().all(|(other, _)| *other != id), "two token keys are called {id} (sign_in.token_keys)");
+        keys.push((id, key));
+    }
+    Ok(keys)
 }
 
 /// Seals the arguments and results of sealed kinds with the vault's keys. Without keys it refuses when it is asked, so that

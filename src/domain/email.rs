@@ -4,6 +4,8 @@ use std::fmt;
 
 use email_address::Options;
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
+use url::Host;
 
 use super::ParseError;
 use super::text::parsed_text;
@@ -17,20 +19,26 @@ pub struct EmailAddress(String);
 parsed_text!(EmailAddress);
 
 impl EmailAddress {
-    /// Trims blanks around it and lowers the domain; the local part is left as it is (RFC 5321, section 2.4).
+    /// Trims blanks around it, takes forms of one character for that character (NFKC: `＠` is `@`), writes the domain in its
+    /// ASCII form in lower case (`exämple.se` is `xn--exmple-cua.se`); the local part is left as it is (RFC 5321, section 2.4).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let text = text.trim_matches([' ', '\t']);
         if text.is_empty() {
             return Err(ParseError::new("required", "must not be empty"));
         }
+        let too_long = || ParseError::new("too_long", "must have at most 255 characters");
+        // One character becomes 18 at most; what cannot fit is not worth normalising.
+        if text.len() > 1_024 {
+            return Err(too_long());
+        }
+        let text = ascii_form(text);
         if text.len() > 255 {
-            return Err(ParseError::new("too_long", "must have at most 255 characters"));
+            return Err(too_long());
         }
         if !text.is_ascii() {
-            return Err(ParseError::invalid(
-                "must be plain ASCII; write a domain such as `exämple.se` in its `xn--` form",
-            ));
+            return Err(ParseError::invalid("must be plain ASCII before the `@`"));
         }
+        let text = text.as_str();
         let options = Options::default().without_display_text().without_domain_literal();
         let address = email_address::EmailAddress::parse_with_options(text, options)
             .ok()
@@ -44,9 +52,29 @@ impl EmailAddress {
         self.0.rsplit_once('@').map_or(self.as_str(), |(local, _)| local)
     }
 
+    /// What two addresses of one mailbox have in common: the address in lower case. Looked up by, unique by; never written to.
+    pub fn key(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+
     /// What stands after the `@`, in lower case.
     pub fn domain(&self) -> &str {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
+}
+
+/// The address in NFKC, its domain as in DNS. What has no such form is left for [`EmailAddress::parse`] to refuse.
+fn ascii_form(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_owned();
+    }
+    let text: String = text.nfkc().collect();
+    match text.rsplit_once('@') {
+        Some((local, domain)) if !domain.is_ascii() => match Host::parse(domain) {
+            Ok(Host::Domain(domain)) => format!("{local}@{domain}"),
+            _ => text,
+        },
+        _ => text,
     }
 }
 
@@ -65,6 +93,24 @@ mod tests {
         let address = EmailAddress::parse(" Anna.Ek@Acme.EXAMPLE ").unwrap();
         assert_eq!(address.as_str(), "Anna.Ek@acme.example");
         assert_eq!((address.local_part(), address.domain()), ("Anna.Ek", "acme.example"));
+    }
+
+    /// WORK-3, AUTH-1
+    #[test]
+    fn addresses_that_differ_in_case_or_unicode_form_have_one_key() {
+        let key = |text: &str| EmailAddress::parse(text).unwrap_or_else(|e| panic!("{text} {e}")).key();
+        for same in ["anna@acme.example", "ANNA@ACME.example", "Anna@Acme.Example", "ａｎｎａ＠ａｃｍｅ．example", "anna@acme\u{ff0e}example"]
+        {
+            assert_eq!(key(same), "anna@acme.example", "{same}");
+        }
+        for same in ["Bo@exämple.se", "bo@EXÄMPLE.se", "bo@exa\u{308}mple.se", "bo@xn--exmple-cua.se"] {
+            assert_eq!(key(same), "bo@xn--exmple-cua.se", "{same}");
+        }
+        assert_eq!(key("\u{212a}im@b.example"), "kim@b.example", "the Kelvin sign is a K");
+        assert_ne!(key("anna+1@acme.example"), key("anna@acme.example"));
+        for other in ["аnna@acme.example", "ınga@acme.example", "ånna@acme.example"] {
+            assert_eq!(EmailAddress::parse(other).unwrap_err().code, "invalid", "{other}: another letter, not another form");
+        }
     }
 
     #[test]
@@ -104,6 +150,16 @@ mod tests {
         fn an_address_reads_back_as_itself(text in "[a-zA-Z0-9._+-]{1,20}@[a-zA-Z0-9.-]{1,30}") {
             if let Ok(address) = EmailAddress::parse(&text) {
                 proptest::prop_assert_eq!(EmailAddress::parse(address.as_str()).unwrap(), address);
+            }
+        }
+
+        #[test]
+        fn a_key_is_an_address_and_its_own_key(text in "\\PC{1,20}@\\PC{1,20}|[a-zA-Zå-ö]{1,9}@[a-zA-ZÅ-ö]{1,9}\\.se") {
+            if let Ok(address) = EmailAddress::parse(&text) {
+                let key = address.key();
+                proptest::prop_assert_eq!(EmailAddress::parse(&key).unwrap().key(), key);
+                let upper = address.as_str().to_ascii_uppercase();
+                proptest::prop_assert_eq!(EmailAddress::parse(&upper).unwrap().key(), address.key());
             }
         }
     }

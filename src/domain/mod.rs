@@ -3,6 +3,7 @@
 
 mod text;
 
+pub mod access_token;
 pub mod clock;
 pub mod company;
 pub mod conversation;
@@ -14,17 +15,23 @@ pub mod invitation;
 pub mod invoice;
 pub mod language;
 pub mod link_token;
+pub mod limits;
 mod luhn;
 pub mod money;
 pub mod naming;
 pub mod org_number;
 pub mod organization;
+pub mod password;
 pub mod phone;
+pub mod policy;
+pub mod role;
 pub mod scope;
 pub mod slug;
 pub mod task;
 pub mod workspace;
+pub mod user;
 
+pub use access_token::{Claims, TokenKeys};
 pub use clock::Clock;
 pub use company::{Company, Contact, NewCompany};
 pub use conversation::{Conversation, Message, MessageText, Title, TitleSource};
@@ -35,11 +42,16 @@ pub use invitation::{Invitation, InvitationState, InvitationStep};
 pub use invoice::{Invoice, InvoiceStatus, Item, NewInvoice, NewItem, Totals};
 pub use language::Language;
 pub use link_token::LinkToken;
+pub use limits::{LimitExceeded, Limits, Resource};
 pub use money::{Currency, Money};
 pub use org_number::OrgNumber;
 pub use organization::{BillingStatus, Organization, PaymentDetails, Settings, Tier};
+pub use password::{Password, PasswordHash, Passwords};
 pub use phone::Phone;
+pub use policy::{Action, Reach};
+pub use role::Role;
 pub use scope::Scope;
 pub use slug::Slug;
 pub use task::{NewTask, Task, TaskState};
 pub use workspace::{Membership, Workspace, WorkspaceName};
+pub use user::{NewUser, User};

@@ -13,16 +13,19 @@ text_enum! {
         BillingRead = "billing:read",
         /// Change companies and invoices, import, remind.
         BillingWrite = "billing:write",
-        /// Read the organization and the list of its keys.
+        /// Read the organization, the list of its keys and its usage.
         OrganizationRead = "organization:read",
         /// Change the organization, make and revoke its keys.
         OrganizationWrite = "organization:write",
-    }
-}
-
-impl Scope {
-    /// Whether it changes anything, which a suspended organization may not (TEN-5).
-    pub fn writes(self) -> bool {
-        matches!(self, Self::JobsWrite | Self::BillingWrite | Self::OrganizationWrite)
+        /// See who belongs to the organization.
+        MembersRead = "members:read",
+        /// Add people to the organization, change their role, remove them: as good as an admin.
+        MembersWrite = "members:write",
+        /// Read requests to join the organization.
+        RequestsRead = "requests:read",
+        /// Approve and reject requests to join the organization.
+        RequestsWrite = "requests:write",
+        /// Follow events as they happen.
+        EventsRead = "events:read",
     }
 }

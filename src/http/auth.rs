@@ -1,7 +1,18 @@
-//! Who is calling: an organization by its API key (AUTH-3), or the operator by the token of the configuration.
+//! Who is calling: a program by its organization's API key (AUTH-3), a person by an access token (AUTH-2), or the operator by the
+//! token of the configuration. What they may do says [`crate::domain::policy`]; a handler names the action by the extractor it takes:
 //!
-//! A key that was found good is remembered for [`REMEMBERED`], so that thousands of enqueues a second do not each ask the
-//! database. A revoked key, a suspension and a change of scopes therefore take effect within that time.
+//! | extractor | who gets through |
+//! | --- | --- |
+//! | [`May<P>`] | a key with the scope, or a person whom the policy gives all of the organization's records |
+//! | [`OfCompany<P>`] | the same, and a customer; the handler keeps to [`OfCompany::company`] |
+//! | [`Person<P>`] | a person whom the policy gives any records; the handler asks which, such as whose workspace it is |
+//! | [`SignedIn`] | any person |
+//! | [`Within<P>`] | as [`May<P>`], or the operator |
+//! | [`Operator`] | the operator |
+//!
+//! A key or token that was found good is remembered for [`REMEMBERED`], so that thousands of enqueues a second do not each ask the
+//! database. A revoked key, an ended session, another role and a suspension therefore take effect within that time; what was done
+//! through this process takes effect at once.
 
 use std::{
     collections::HashMap,
@@ -17,6 +28,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -27,8 +39,8 @@ use super::{
     problem::{Problem, ProblemType},
 };
 use crate::{
-    domain::{Organization, Scope, Slug},
-    store::{StoreError, api_keys},
+    domain::{Action, Organization, Reach, Role, Scope, Slug, access_token::TokenError, policy},
+    store::{StoreError, api_keys, organizations, sessions},
 };
 
 /// How long a good key is good without asking the database.
@@ -40,18 +52,45 @@ const TOUCH_EVERY: chrono::Duration = chrono::Duration::minutes(1);
 
 const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 
-/// An organization's program, known by its key.
+/// Who acts for an organization: one of its programs or one of its people.
 #[derive(Debug)]
 pub struct Caller {
     pub organization: Organization,
-    pub key_id: Uuid,
-    scopes: Vec<Scope>,
+    who: Who,
+}
+
+#[derive(Debug)]
+enum Who {
+    Key { id: Uuid, scopes: Vec<Scope> },
+    Person(Member),
+}
+
+/// A signed-in person, in the organization that they signed in to.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub organization: Organization,
+    pub user_id: Uuid,
+    pub role: Role,
+    /// A customer's company; nobody else has one.
+    pub company_id: Option<Uuid>,
+    /// The sign-in.
+    pub session: Uuid,
+}
+
+impl Member {
+    /// The person as events name them.
+    pub fn actor(&self) -> String {
+        format!("user:{}", self.user_id)
+    }
 }
 
 impl Caller {
     /// The caller as events name it.
     pub fn actor(&self) -> String {
-        format!("api_key:{}", self.key_id)
+        match &self.who {
+            Who::Key { id, .. } => format!("api_key:{id}"),
+            Who::Person(member) => member.actor(),
+        }
     }
 
     /// The caller's partition of the queue.
@@ -59,44 +98,94 @@ impl Caller {
         self.organization.slug.as_str()
     }
 
-    /// Whether the key has the scope.
+    /// Whether the caller may do all that a key with the scope may.
     pub fn has(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope)
+        self.reach(scope.into()) == Reach::All
     }
 
-    fn check(&self, scope: Scope) -> Result<(), Problem> {
-        if !self.has(scope) {
-            let detail = format!("the key lacks the scope {}", scope.as_str());
-            return Err(Problem::new(ProblemType::Forbidden, detail));
+    /// The person; `None`: a program.
+    pub fn person(&self) -> Option<&Member> {
+        match &self.who {
+            Who::Key { .. } => None,
+            Who::Person(member) => Some(member),
         }
-        if scope.writes() && self.organization.is_held() {
+    }
+
+    /// Whether the caller may see the field (AUTH-4). A key sees what its scope opens.
+    pub fn may_see(&self, field: policy::Field) -> bool {
+        self.person().is_none_or(|member| policy::may_see(member.role, field))
+    }
+
+    /// Whose records the action reaches.
+    fn reach(&self, action: Action) -> Reach {
+        match &self.who {
+            Who::Key { scopes, .. } if action.scope().is_some_and(|scope| scopes.contains(&scope)) => Reach::All,
+            Who::Key { .. } => Reach::Nothing,
+            Who::Person(member) => policy::reach(member.role, action),
+        }
+    }
+
+    /// Whose records the action reaches; refused if there are none, or if it writes and the organization is read-only (TEN-5).
+    fn check(&self, action: Action) -> Result<Reach, Problem> {
+        let reach = self.reach(action);
+        if reach == Reach::Nothing {
+            return Err(self.refused(action));
+        }
+        if action.writes() && self.organization.is_held() {
             let detail =
                 format!("the organization is {}; it can be read only", self.organization.billing_status.as_str());
             return Err(Problem::new(ProblemType::OrganizationSuspended, detail));
         }
-        Ok(())
+        Ok(reach)
+    }
+
+    fn refused(&self, action: Action) -> Problem {
+        let detail = match &self.who {
+            Who::Key { .. } if action.scope().is_some() => format!("the key lacks the scope {action}"),
+            Who::Key { .. } => "this is for people who have signed in, not for keys".to_owned(),
+            Who::Person(member) => format!("the role {} does not include {action}", member.role),
+        };
+        Problem::new(ProblemType::Forbidden, detail)
     }
 }
 
-/// A scope as a type, so that a handler's signature says what it needs.
+/// An action as a type, so that a handler's signature says what it does.
 pub trait Permission {
-    const SCOPE: Scope;
+    const ACTION: Action;
 }
 
 macro_rules! permissions {
-    ($($name:ident),*) => {
+    ($($name:ident),* $(,)?) => {
         $(
-            /// The scope of the same name.
+            /// The action of the same name.
             pub struct $name;
             impl Permission for $name {
-                const SCOPE: Scope = Scope::$name;
+                const ACTION: Action = Action::$name;
             }
         )*
     };
 }
-permissions!(JobsRead, JobsWrite, BillingRead, BillingWrite, OrganizationRead, OrganizationWrite);
+permissions!(
+    JobsRead,
+    JobsWrite,
+    BillingRead,
+    BillingWrite,
+    OrganizationRead,
+    OrganizationWrite,
+    MembersRead,
+    MembersWrite,
+    WorkspacesRead,
+    WorkspacesWrite,
+    ConversationsRead,
+    ConversationsWrite,
+    TasksRead,
+    TasksWrite,
+    RequestsRead,
+    RequestsWrite,
+    EventsRead,
+);
 
-/// A caller that may do what the permission says. Writing needs an organization that is not suspended (TEN-5).
+/// A caller that may do what the permission says with all of the organization's records.
 pub struct May<P> {
     pub caller: Arc<Caller>,
     permission: PhantomData<P>,
@@ -114,20 +203,120 @@ impl<P: Permission, S: Send + Sync> FromRequestParts<S> for May<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let caller = match parts.extensions.get::<Identity>() {
-            Some(Identity::Caller(caller)) => caller.clone(),
-            Some(Identity::Operator) => {
-                return Err(Problem::new(
-                    ProblemType::Forbidden,
-                    "the operator's token opens no organization; use a key of the organization",
-                ));
-            }
-            Some(Identity::Refused(problem)) => return Err((**problem).clone()),
-            None => return Err(unauthenticated("there is no `Authorization: Bearer KEY` header")),
-        };
-        caller.check(P::SCOPE)?;
+        let caller = caller_of(parts)?;
+        if caller.check(P::ACTION)? != Reach::All {
+            return Err(caller.refused(P::ACTION));
+        }
         Ok(Self { caller, permission: PhantomData })
     }
+}
+
+/// A caller that may do what the permission says with all of the organization's records, or with one company's.
+pub struct OfCompany<P>(May<P>, Option<Uuid>);
+
+impl<P> OfCompany<P> {
+    /// The company whose records there are for this caller; `None`: all.
+    pub fn company(&self) -> Option<Uuid> {
+        self.1
+    }
+
+    /// Whether the company's records exist for this caller.
+    pub fn sees(&self, company: Uuid) -> bool {
+        self.1.is_none_or(|own| own == company)
+    }
+}
+
+impl<P> Deref for OfCompany<P> {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.0
+    }
+}
+
+impl<P: Permission, S: Send + Sync> FromRequestParts<S> for OfCompany<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = caller_of(parts)?;
+        let company = match caller.check(P::ACTION)? {
+            Reach::All => None,
+            // Without a company there would be no limit, so that is a refusal.
+            Reach::OwnCompany => {
+                let company = caller.person().and_then(|member| member.company_id);
+                Some(company.ok_or_else(|| caller.refused(P::ACTION))?)
+            }
+            Reach::OwnWorkspaces | Reach::Nothing => return Err(caller.refused(P::ACTION)),
+        };
+        Ok(Self(May { caller, permission: PhantomData }, company))
+    }
+}
+
+/// A signed-in person who may do what the permission says, with some records at least: [`Person::reach`].
+pub struct Person<P> {
+    caller: Arc<Caller>,
+    member: Member,
+    reach: Reach,
+    permission: PhantomData<P>,
+}
+
+impl<P> Person<P> {
+    /// Whose records there are for this person.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// The person as a caller among others.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl<P> Deref for Person<P> {
+    type Target = Member;
+
+    fn deref(&self) -> &Member {
+        &self.member
+    }
+}
+
+impl<P: Permission, S: Send + Sync> FromRequestParts<S> for Person<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = caller_of(parts)?;
+        let member = person_of(&caller)?;
+        let reach = caller.check(P::ACTION)?;
+        Ok(Self { caller, member, reach, permission: PhantomData })
+    }
+}
+
+/// Any signed-in person.
+pub struct SignedIn(pub Member);
+
+impl<S: Send + Sync> FromRequestParts<S> for SignedIn {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        caller_of(parts).and_then(|caller| person_of(&caller)).map(Self)
+    }
+}
+
+fn caller_of(parts: &Parts) -> Result<Arc<Caller>, Problem> {
+    match parts.extensions.get::<Identity>() {
+        Some(Identity::Caller(caller)) => Ok(caller.clone()),
+        Some(Identity::Operator) => Err(Problem::new(
+            ProblemType::Forbidden,
+            "the operator's token opens no organization; use a key of the organization",
+        )),
+        Some(Identity::Refused(problem)) => Err((**problem).clone()),
+        None => Err(unauthenticated("there is no `Authorization: Bearer KEY` header")),
+    }
+}
+
+fn person_of(caller: &Caller) -> Result<Member, Problem> {
+    let no_person = || Problem::new(ProblemType::Forbidden, "this is for people who have signed in, not for keys");
+    caller.person().cloned().ok_or_else(no_person)
 }
 
 /// The operator of the installation.
@@ -144,7 +333,7 @@ impl FromRequestParts<ApiState> for Operator {
         match parts.extensions.get::<Identity>() {
             Some(Identity::Operator) => Ok(Self),
             Some(Identity::Caller(_)) => {
-                Err(Problem::new(ProblemType::Forbidden, "this needs the operator's token, not an organization's key"))
+                Err(Problem::new(ProblemType::Forbidden, "this needs the operator's token; no organization's key or person"))
             }
             Some(Identity::Refused(problem)) => Err((**problem).clone()),
             None => Err(unauthenticated("there is no `Authorization: Bearer TOKEN` header")),
@@ -235,11 +424,18 @@ fn is_operator(state: &ApiState, token: &str) -> bool {
 
 async fn caller(state: &ApiState, token: &str, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
     let hash: [u8; 32] = Sha256::digest(token).into();
-    let caller = match state.keys.recall(&hash) {
+    let now = state.app.clock.now();
+    let caller = match state.keys.recall(&hash, now) {
         Some(caller) => caller,
         None => {
-            let caller = look_up(state, &SecretString::from(token)).await?;
-            state.keys.remember(hash, caller.clone());
+            let (caller, until) = if is_access_token(token) {
+                let (caller, until) = by_access_token(state, token, now).await?;
+                (caller, Some(until))
+            } else {
+                (by_key(state, &SecretString::from(token), now).await?, None)
+            };
+            let caller = Arc::new(caller);
+            state.keys.remember(hash, caller.clone(), until);
             caller
         }
     };
@@ -247,14 +443,18 @@ async fn caller(state: &ApiState, token: &str, headers: &HeaderMap) -> Result<Ar
     Ok(caller)
 }
 
+/// Three parts with points between them; a key has none.
+fn is_access_token(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
 /// Asks the database. A key is looked up by its SHA-256, so how long that takes tells a guesser nothing.
-async fn look_up(state: &ApiState, key: &SecretString) -> Result<Arc<Caller>, Problem> {
+async fn by_key(state: &ApiState, key: &SecretString, now: DateTime<Utc>) -> Result<Caller, Problem> {
     let mut db = state.app.db.acquire().await?;
     let Some((key, organization)) = api_keys::authenticate(&mut db, key).await? else {
         return Err(unauthenticated("the key is unknown or has been revoked"));
     };
     drop(db);
-    let now = state.app.clock.now();
     if key.last_used_at.is_none_or(|at| now - at >= TOUCH_EVERY) {
         let (pool, key_id) = (state.app.db.clone(), key.id);
         tokio::spawn(async move {
@@ -267,14 +467,59 @@ async fn look_up(state: &ApiState, key: &SecretString) -> Result<Arc<Caller>, Pr
     }
     // A scope that this version of the program does not know opens nothing in it.
     let scopes = key.scopes.iter().filter_map(|scope| scope.parse().ok()).collect();
-    Ok(Arc::new(Caller { organization, key_id: key.id, scopes }))
+    Ok(Caller { organization, who: Who::Key { id: key.id, scopes } })
+}
+
+/// Believes the token's signature and time, and asks the database for the rest: whether the session has ended, and what the person
+/// is in the organization now. Answers until when the token is good, too.
+async fn by_access_token(
+    state: &ApiState,
+    token: &str,
+    now: DateTime<Utc>,
+) -> Result<(Caller, DateTime<Utc>), Problem> {
+    let claims = state.app.tokens.open(token, now)?;
+    let revoked = || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
+    let mut db = state.app.db.acquire().await?;
+    let standing = sessions::standing(&mut db, claims.session).await?.ok_or_else(revoked)?;
+    // A session is of one person in one organization; a token that says otherwise was never made by us.
+    if (standing.user_id, standing.organization_id) != (claims.sub, claims.organization) {
+        return Err(TokenError::Invalid.into());
+    }
+    let organization = organizations::by_id(&mut db, claims.organization).await?.ok_or_else(revoked)?;
+    let member = Member {
+        organization: organization.clone(),
+        user_id: claims.sub,
+        role: standing.role,
+        company_id: standing.company_id,
+        session: claims.session,
+    };
+    let until = DateTime::from_timestamp(claims.exp, 0).unwrap_or(now);
+    Ok((Caller { organization, who: Who::Person(member) }, until))
+}
+
+/// Whether the session goes on and the person is still what they were: for answers that go on for longer than [`REMEMBERED`], such
+/// as a stream of events.
+pub async fn still_stands(state: &ApiState, member: &Member) -> Result<bool, Problem> {
+    let standing = sessions::standing(&mut *state.app.db.acquire().await?, member.session).await?;
+    Ok(standing.is_some_and(|now| (now.role, now.company_id) == (member.role, member.company_id)))
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        let kind = match error {
+            TokenError::Invalid => ProblemType::TokenInvalid,
+            TokenError::WrongPurpose => ProblemType::TokenWrongPurpose,
+            TokenError::Expired => ProblemType::TokenExpired,
+        };
+        Self::new(kind, error.to_string())
+    }
 }
 
 /// Key, `X-Tenant-ID` and subdomain must name the same organization (API-8). The answer is the same whether the other
 /// organization exists or not.
 fn agree(organization: &Organization, headers: &HeaderMap, base_domain: Option<&str>) -> Result<(), Problem> {
     let mismatch = |what: &str| {
-        Problem::new(ProblemType::TenantMismatch, format!("{what} does not name the organization of the key"))
+        Problem::new(ProblemType::TenantMismatch, format!("{what} does not name the organization of the key or token"))
     };
     if let Some(named) = headers.get(&TENANT_ID) {
         let named = named.to_str().unwrap_or_default().trim();
@@ -300,28 +545,31 @@ fn subdomain(host: &str, base_domain: &str) -> Option<Slug> {
     Slug::parse(label).ok()
 }
 
-/// The keys that were good a moment ago, by hash.
+/// The keys and tokens that were good a moment ago, by hash.
 #[derive(Default)]
 pub struct KnownKeys(RwLock<HashMap<[u8; 32], Known>>);
 
 struct Known {
     since: Instant,
     caller: Arc<Caller>,
+    /// When a token expires.
+    until: Option<DateTime<Utc>>,
 }
 
 impl KnownKeys {
-    fn recall(&self, hash: &[u8; 32]) -> Option<Arc<Caller>> {
+    fn recall(&self, hash: &[u8; 32], now: DateTime<Utc>) -> Option<Arc<Caller>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(hash).filter(|known| known.since.elapsed() < REMEMBERED).map(|known| known.caller.clone())
+        let good = |known: &&Known| known.since.elapsed() < REMEMBERED && known.until.is_none_or(|until| now < until);
+        known.get(hash).filter(good).map(|known| known.caller.clone())
     }
 
-    fn remember(&self, hash: [u8; 32], caller: Arc<Caller>) {
+    fn remember(&self, hash: [u8; 32], caller: Arc<Caller>, until: Option<DateTime<Utc>>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_REMEMBERED {
             known.retain(|_, known| known.since.elapsed() < REMEMBERED);
         }
         if known.len() < MAX_REMEMBERED {
-            known.insert(hash, Known { since: Instant::now(), caller });
+            known.insert(hash, Known { since: Instant::now(), caller, until });
         }
     }
 
@@ -329,6 +577,12 @@ impl KnownKeys {
     pub fn forget(&self, organization: Uuid) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, known| known.caller.organization.id != organization);
+    }
+
+    /// Forgets a person in every organization.
+    pub fn forget_person(&self, user: Uuid) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| known.caller.person().is_none_or(|member| member.user_id != user));
     }
 }
 

@@ -224,7 +224,7 @@ async fn create(
     posted: Posted<CompanyRequest>,
 ) -> Result<Response, Problem> {
     let company = posted.body.parse()?;
-    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };

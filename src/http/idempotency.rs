@@ -24,7 +24,6 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    auth::Caller,
     problem::{Problem, ProblemType},
 };
 use crate::{
@@ -139,12 +138,16 @@ enum Reach {
     Tenant(TenantTx),
 }
 
-/// Begins work on the caller's own tables.
-pub async fn begin_tenant(state: &ApiState, caller: &Caller, key: Option<&Idempotency>) -> Result<Begun, Problem> {
-    let begun = begin(state, &caller.organization, key).await?;
-    let Begun::Fresh(Work { tx: Reach::Platform(tx), keep }) = begun else { return Ok(begun) };
-    let tx = TenantTx::enter(tx, &caller.organization).await?;
-    Ok(Begun::Fresh(Work { tx: Reach::Tenant(tx), keep }))
+/// Begins work on the organization's own tables.
+pub async fn begin_tenant(
+    state: &ApiState,
+    organization: &Organization,
+    key: Option<&Idempotency>,
+) -> Result<Begun, Problem> {
+    match begin(state, organization, key).await? {
+        Begun::Fresh(work) => Ok(Begun::Fresh(work.enter(organization).await?)),
+        answered @ Begun::Answered(_) => Ok(answered),
+    }
 }
 
 /// Begins work on the control plane or the queue; what it may touch there is up to the handler.
@@ -202,6 +205,22 @@ pub async fn go_on(
 }
 
 impl Work {
+    /// Goes on in the organization's own tables, in the same transaction.
+    pub async fn enter(self, organization: &Organization) -> Result<Self, Problem> {
+        let Self { tx, keep } = self.leave().await?;
+        let Reach::Platform(tx) = tx else { return Ok(Self { tx, keep }) };
+        Ok(Self { tx: Reach::Tenant(TenantTx::enter(tx, organization).await?), keep })
+    }
+
+    /// Goes on on the control plane, in the same transaction.
+    pub async fn leave(self) -> Result<Self, Problem> {
+        let tx = match self.tx {
+            Reach::Tenant(tx) => Reach::Platform(tx.leave().await?),
+            platform @ Reach::Platform(_) => platform,
+        };
+        Ok(Self { tx, keep: self.keep })
+    }
+
     /// Keeps the answer under the request's key, commits, answers.
     pub async fn finish(self, answer: Answer) -> Result<Response, Problem> {
         match (self.keep, self.tx) {

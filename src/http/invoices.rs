@@ -344,7 +344,7 @@ async fn create(
     posted: Posted<InvoiceRequest>,
 ) -> Result<Response, Problem> {
     let invoice = posted.body.parse(&caller, today(&state, &caller))?;
-    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -433,7 +433,7 @@ async fn mark_paid(
     if paid_on > today || paid_on < today - chrono::Duration::days(3_660) {
         return Err(Problem::field("paid_on", "out_of_range", "must not be in the future nor more than ten years ago"));
     }
-    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -457,7 +457,7 @@ async fn cancel(
     Id(id): Id,
     posted: NoBody,
 ) -> Result<Response, Problem> {
-    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
@@ -480,7 +480,7 @@ async fn clear_reminder_failure(
     Id(id): Id,
     posted: NoBody,
 ) -> Result<Response, Problem> {
-    let mut work = match begin_tenant(&state, &caller, posted.idempotency.as_ref()).await? {
+    let mut work = match begin_tenant(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };

@@ -15,6 +15,7 @@ mod health;
 mod idempotency;
 mod invoices;
 mod jobs;
+mod network;
 mod openapi;
 mod organizations;
 mod pages;
@@ -39,6 +40,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use self::{
     auth::KnownKeys,
+    network::Throttle,
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
 };
@@ -51,6 +53,10 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
+    /// Tries to sign in and renewals, by network.
+    sign_ins: Throttle,
+    /// Requests to what is open to everybody, by network.
+    strangers: Throttle,
     imports: Semaphore,
     queues: BTreeSet<String>,
     has_mailbox: bool,
@@ -64,6 +70,8 @@ impl Api {
         let configured = app.config.worker.queues.keys().cloned();
         let queues = configured.chain(registry.queues().into_iter().map(str::to_owned)).collect();
         let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
+        let sign_ins = Throttle::new(app.config.sign_in.tries_per_minute);
+        let strangers = Throttle::new(app.config.http.strangers_per_minute);
         let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
         Arc::new(Self {
             app,
@@ -71,6 +79,8 @@ impl Api {
             schedules,
             keys: KnownKeys::default(),
             rate_limit,
+            sign_ins,
+            strangers,
             imports,
             queues,
             has_mailbox,

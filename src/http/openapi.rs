@@ -47,6 +47,9 @@ impl IntoResponses for Problems {
         description = "Enqueue work, watch it, and keep the books of a B2B company.\n\n\
             **Keys.** `Authorization: Bearer KEY`; a key belongs to one organization and has scopes. `X-Tenant-ID` and \
             the subdomain may name the organization too, and must agree with the key.\n\n\
+            **People** sign in (`POST /api/v1/sign-in`) and send their access token in the same way. What their role may do is \
+            told at each operation: `person` with the action. Some reach their own company's or workspaces' records only; \
+            others do not exist for them.\n\n\
             **Errors** are `application/problem+json` (RFC 9457); `type` is stable, `errors` names the fields at fault.\n\n\
             **Repeating a POST** with the same `Idempotency-Key` gives the first answer again \
             (`Idempotency-Replayed: true`).\n\n\
@@ -58,7 +61,8 @@ impl IntoResponses for Problems {
         (name = "jobs", description = "Work in the queue"),
         (name = "companies", description = "Customers that are invoiced"),
         (name = "invoices", description = "Invoices and their reminders"),
-        (name = "organization", description = "The caller's organization and its keys"),
+        (name = "organization", description = "The caller's organization, its keys and its limits"),
+        (name = "people", description = "Sign-in, and who belongs to the organization"),
         (name = "effects", description = "What jobs did to the outside world, once per key"),
         (name = "operator", description = "For who runs the installation; needs the operator's token"),
         (name = "operations", description = "Health and metrics"),
@@ -77,6 +81,7 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
     let components = &mut document["components"];
     components["securitySchemes"] = json!({
         "api_key": {"type": "http", "scheme": "bearer", "description": "A key of the organization"},
+        "person": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A person's access token"},
         "operator": {"type": "http", "scheme": "bearer", "description": "The installation's `http.operator_token`"},
     });
     components["parameters"] = json!({
@@ -107,14 +112,29 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
         *args = json!({"description": "As the schema of the kind says.", "anyOf": choices});
     }
     offer_idempotency(&mut document);
+    admit_people(&mut document);
     document
 }
 
-/// Every POST takes an `Idempotency-Key`, but for the operator's on effects, queues and schedules: a key belongs to an organization.
+/// What a key with the scope may do, a person may do whose role includes it: said once, at the key.
+fn admit_people(document: &mut Value) {
+    let operations = document["paths"].as_object_mut().into_iter().flatten().filter_map(|(_, item)| item.as_object_mut());
+    for operation in operations.flat_map(|item| item.values_mut()) {
+        let Some(ways) = operation.get_mut("security").and_then(Value::as_array_mut) else { continue };
+        let scopes = ways.iter().find_map(|way| way.get("api_key")).cloned();
+        if let Some(scopes) = scopes.filter(|_| ways.iter().all(|way| way.get("person").is_none())) {
+            ways.push(json!({ "person": scopes }));
+        }
+    }
+}
+
+/// Every POST takes an `Idempotency-Key`, but for the operator's on effects, queues and schedules, and signing in and out: a key
+/// belongs to an organization.
 fn offer_idempotency(document: &mut Value) {
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for (path, item) in paths {
-        if ["/effects/", "/queues/", "/schedules/"].iter().any(|operators| path.contains(operators)) {
+        let without = ["/effects/", "/queues/", "/schedules/"].iter().any(|operators| path.contains(operators));
+        if without || path.ends_with("/sign-in") || path.ends_with("/sign-out") {
             continue;
         }
         if let Some(operation) = item.get_mut("post").and_then(Value::as_object_mut) {

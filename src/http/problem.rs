@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{FieldError, FieldErrors},
+    domain::{FieldError, FieldErrors, LimitExceeded},
     store::StoreError,
 };
 
@@ -22,6 +22,13 @@ pub enum ProblemType {
     MalformedBody,
     Validation,
     Unauthenticated,
+    SignInRefused,
+    TokenInvalid,
+    TokenExpired,
+    TokenRevoked,
+    TokenReused,
+    TokenWrongPurpose,
+    LimitExceeded,
     Forbidden,
     TenantMismatch,
     OrganizationSuspended,
@@ -41,10 +48,17 @@ pub enum ProblemType {
 }
 
 impl ProblemType {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 24] = [
         Self::MalformedBody,
         Self::Validation,
         Self::Unauthenticated,
+        Self::SignInRefused,
+        Self::TokenInvalid,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::TokenReused,
+        Self::TokenWrongPurpose,
+        Self::LimitExceeded,
         Self::Forbidden,
         Self::TenantMismatch,
         Self::OrganizationSuspended,
@@ -82,19 +96,63 @@ impl ProblemType {
                 "unauthenticated",
                 S::UNAUTHORIZED,
                 "A valid key is needed",
-                "Send `Authorization: Bearer KEY` with a key of the organization that has not been revoked.",
+                "Send `Authorization: Bearer KEY` with a key of the organization that has not been revoked, or with the access \
+                 token of a person who has signed in.",
+            ),
+            Self::SignInRefused => (
+                "sign-in-refused",
+                S::UNAUTHORIZED,
+                "The address and the password do not belong together",
+                "Nobody is told whether the address or the password was wrong, nor whether the address is known.",
+            ),
+            Self::TokenInvalid => (
+                "token-invalid",
+                S::UNAUTHORIZED,
+                "The token is not one of ours",
+                "It is malformed, was changed, or was signed with a key that is not, or no longer, believed. Sign in again.",
+            ),
+            Self::TokenExpired => (
+                "token-expired",
+                S::UNAUTHORIZED,
+                "The token has expired",
+                "Exchange the refresh token for a new access token; if that has expired too, sign in again.",
+            ),
+            Self::TokenRevoked => (
+                "token-revoked",
+                S::UNAUTHORIZED,
+                "The session has ended",
+                "Somebody signed out, the password was changed, or the membership ended. Sign in again.",
+            ),
+            Self::TokenReused => (
+                "token-reused",
+                S::UNAUTHORIZED,
+                "The refresh token was used before",
+                "A refresh token is good once. Its second use may be a thief's, so the whole session was ended. Sign in again. \
+                 A client that may lose an answer repeats the request with the same Idempotency-Key.",
+            ),
+            Self::TokenWrongPurpose => (
+                "token-wrong-purpose",
+                S::UNAUTHORIZED,
+                "The token was made for another purpose",
+                "Only an access token opens the API.",
+            ),
+            Self::LimitExceeded => (
+                "limit-exceeded",
+                S::PAYMENT_REQUIRED,
+                "The tier's limit is reached",
+                "Nothing was done. `GET /api/v1/organization/usage` tells limits and use; a higher tier has higher limits, at once.",
             ),
             Self::Forbidden => (
                 "forbidden",
                 S::FORBIDDEN,
-                "The key may not do this",
-                "The key is valid, but lacks the scope that the operation needs. Use another key.",
+                "The caller may not do this",
+                "Key or token are valid, but the key lacks the scope, or the person's role the right, that the operation needs.",
             ),
             Self::TenantMismatch => (
                 "tenant-mismatch",
                 S::FORBIDDEN,
                 "The request names another organization",
-                "Key, `X-Tenant-ID` header and subdomain must name the same organization. Leave the header out or \
+                "Key or token, `X-Tenant-ID` header and subdomain must name the same organization. Leave the header out or \
                  correct it.",
             ),
             Self::OrganizationSuspended => (
@@ -334,7 +392,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.kind == ProblemType::Unauthenticated {
+        if self.kind.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"backroom\""));
         }
         for (name, value) in std::mem::take(&mut self.headers) {
@@ -391,9 +449,17 @@ impl From<StoreError> for Problem {
             StoreError::Conflict { field, message } => Self::taken(field, message),
             StoreError::Transition(transition) => Self::conflict(transition.to_string()),
             StoreError::NotFound { what, .. } => Self::not_found(what),
+            StoreError::Limit(exceeded) => exceeded.into(),
             StoreError::Database(error) => error.into(),
             error @ (StoreError::Stored { .. } | StoreError::Vault(_)) => Self::internal(error),
         }
+    }
+}
+
+/// TEN-4
+impl From<LimitExceeded> for Problem {
+    fn from(exceeded: LimitExceeded) -> Self {
+        Self::new(ProblemType::LimitExceeded, exceeded.to_string())
     }
 }
 

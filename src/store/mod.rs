@@ -1,7 +1,8 @@
 //! SQL: free functions on `&mut PgConnection`, a file per table family.
 //!
-//! `organizations`, `api_keys` and `idempotency` are the control plane in schema `public` and take any connection. The rest are an
-//! organization's own tables: their names are unqualified and resolve in a [`crate::tenant::TenantTx`] only.
+//! `organizations`, `api_keys`, `idempotency`, `users`, `memberships`, `sessions`, `sign_in_tries` and `usage` are the control plane
+//! in schema `public` and take any connection of the program's own role. The rest are an organization's own tables: their names are
+//! unqualified and resolve in a [`crate::tenant::TenantTx`] only.
 
 pub mod api_keys;
 pub mod companies;
@@ -11,17 +12,22 @@ pub mod events;
 pub mod idempotency;
 pub mod invitations;
 pub mod invoices;
+pub mod memberships;
 pub mod organizations;
 pub mod reminders;
 pub mod tasks;
 pub mod workspaces;
+pub mod sessions;
+pub mod sign_in_tries;
+pub mod usage;
+pub mod users;
 
 use std::{fmt::Display, str::FromStr};
 
 use uuid::Uuid;
 
 use crate::{
-    domain::invoice::TransitionError,
+    domain::{LimitExceeded, invoice::TransitionError},
     vault::{Place, Vault, VaultError},
 };
 
@@ -38,6 +44,9 @@ pub enum StoreError {
     /// A row that this version of the program does not understand; newer program, or a change by hand.
     #[error("column {column} holds a value that is not valid: it {reason}")]
     Stored { column: &'static str, reason: String },
+    /// The tier allows no more (TEN-4).
+    #[error(transparent)]
+    Limit(#[from] LimitExceeded),
     #[error("could not open or seal a field")]
     Vault(#[from] VaultError),
     #[error("the database did not take the statement")]

@@ -16,6 +16,7 @@ pub(super) type KeyBytes = Zeroizing<[u8; 32]>;
 
 const SEAL_PURPOSE: &str = "backroom vault v1 seal";
 const INDEX_PURPOSE: &str = "backroom vault v1 blind index";
+const DERIVE_PURPOSE: &str = "backroom vault v1 derive";
 
 /// A new key for the front of `BACKROOM__VAULT__KEYS`: a random id, a colon and 32 random bytes in base64url.
 pub fn generate_key() -> String {
@@ -31,6 +32,11 @@ pub fn generate_index_key() -> String {
     let mut bytes: KeyBytes = Zeroizing::new([0; 32]);
     rand::rng().fill_bytes(bytes.as_mut());
     URL_SAFE_NO_PAD.encode(bytes.as_ref())
+}
+
+/// Reads `id:key`, 32 bytes in base64url, as [`generate_key`] makes it. An error continues the key's name.
+pub fn parse_key(text: &str) -> Result<(String, Zeroizing<[u8; 32]>), &'static str> {
+    Key::parse(text).map(|key| (key.id, key.bytes))
 }
 
 pub(super) struct Key {
@@ -106,6 +112,11 @@ impl KeyRing {
 
     pub(super) fn ids(&self) -> Vec<&str> {
         std::iter::once(&self.newest).chain(&self.older).map(Key::id).collect()
+    }
+
+    pub(super) fn derive_keys(&self, purpose: &str) -> Vec<(String, KeyBytes)> {
+        let keys = std::iter::once(&self.newest).chain(&self.older);
+        keys.map(|key| (key.id.clone(), derive(&key.bytes, DERIVE_PURPOSE, &[purpose]))).collect()
     }
 
     pub(super) fn blind_index(&self, column: &[&str], value: &[u8]) -> Vec<u8> {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use keys::KeyRing;
-pub use keys::{generate_index_key, generate_key};
+pub use keys::{generate_index_key, generate_key, parse_key};
 
 /// Where a sealed value lives. The value opens nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,11 @@ impl Vault {
     /// The id of the key that a sealed value names, for rotation: what does not name the newest is to be sealed again.
     pub fn key_id(sealed: &[u8]) -> Result<&str, VaultError> {
         seal::Envelope::parse(sealed).map(|envelope| envelope.key_id)
+    }
+
+    /// A key for each key of the ring, under its id, newest first, for a purpose that is not sealing.
+    pub fn derive_keys(&self, purpose: &str) -> Vec<(String, Zeroizing<[u8; 32]>)> {
+        self.0.derive_keys(purpose)
     }
 
     /// Seals a text.
