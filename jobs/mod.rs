@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub mod billing;
+pub mod conversations;
 pub mod debug;
 pub mod platform;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::SweepOverdue,          // daily at 09:00, the organization's time
         billing::RemindInvoice,         // by the sweep
         billing::EscalateInvoice,       // by the sweep, after the last reminder
+        conversations::NameConversation, // by a message, once the first exchange is over
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
     ]

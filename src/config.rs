@@ -1,10 +1,16 @@
 //! What the program is told from outside: compiled-in files, a file of the site, the environment. `config/default.toml`
 //! lists and explains every setting.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::{Context, bail, ensure};
 use config::{File, FileFormat, Source, Value, ValueKind};
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +34,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     pub vault: VaultConfig,
     pub mail: Mail,
+    pub clients: Clients,
+    pub llm: Llm,
     pub jobs: Jobs,
     pub log: Log,
 }
@@ -118,6 +126,45 @@ pub struct Mail {
     pub timeout_s: u64,
     #[serde(with = "optional")]
     pub mailbox_listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clients {
+    #[serde(deserialize_with = "networks")]
+    pub allow_networks: Vec<IpNet>,
+    pub body_limit_bytes: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Llm {
+    pub provider: LlmProvider,
+    #[serde(with = "optional")]
+    pub base_url: Option<String>,
+    #[serde(with = "optional")]
+    pub model: Option<String>,
+    #[serde(with = "hidden::optional")]
+    pub api_key: Option<SecretString>,
+    pub timeout_s: u64,
+    pub max_input_tokens: u32,
+    pub max_output_tokens: u32,
+    pub old_max_tokens: bool,
+    #[serde(with = "optional")]
+    pub temperature: Option<f64>,
+    pub requests_per_minute: u32,
+    pub patience_s: u32,
+}
+
+/// Who is asked for a conversation's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LlmProvider {
+    /// Nobody: the conversation's own keywords name it.
+    Local,
+    /// Whoever speaks OpenAI's chat completions.
+    Openai,
+    Anthropic,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -213,6 +260,16 @@ impl Config {
             (1..=365).contains(&self.sign_in.refresh_token_days),
             "sign_in.refresh_token_days must be 1 to 365"
         );
+        let llm = &self.llm;
+        if llm.provider != LlmProvider::Local {
+            ensure!(llm.model.is_some(), "llm.provider is set and llm.model is not; name the model, or set the provider to `local`");
+            // A job has three minutes for all it does.
+            ensure!((1..=120).contains(&llm.timeout_s), "llm.timeout_s must be 1 to 120 seconds");
+            ensure!(llm.requests_per_minute >= 1, "llm.requests_per_minute must be at least 1");
+            ensure!(llm.max_input_tokens >= 1 && llm.max_output_tokens >= 1, "llm.max_input_tokens and max_output_tokens must be at least 1");
+            let within = llm.temperature.is_none_or(|temperature| (0.0..=2.0).contains(&temperature));
+            ensure!(within, "llm.temperature must be 0 to 2");
+        }
         if self.environment == Environment::Production {
             ensure!(
                 !self.vault.keys.is_empty(),
@@ -292,6 +349,16 @@ fn list<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> R
     };
     let items = items.into_iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty());
     Ok(items.map(T::from).collect())
+}
+
+/// A list of networks such as `10.1.2.0/24`; an address alone is a network of one.
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let items: Vec<String> = list(deserializer)?;
+    let parse = |text: String| match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+        Ok(network) => Ok(network),
+        Err(_) => Err(serde::de::Error::custom(format_args!("{text:?} is not a network such as 10.1.2.0/24"))),
+    };
+    items.into_iter().map(parse).collect()
 }
 
 /// A setting that may be missing: written as an empty string.

@@ -6,6 +6,7 @@ mod auth;
 mod batches;
 mod bulk_actions;
 mod companies;
+mod conversations;
 mod cursor;
 mod edge;
 mod effects;
@@ -23,6 +24,7 @@ mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -132,7 +134,9 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(organizations::routes())
         .merge(effects::routes())
         .merge(queues::routes())
-        .merge(schedules::routes());
+        .merge(schedules::routes())
+        .merge(tasks::routes())
+        .merge(conversations::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())
