@@ -15,6 +15,7 @@ pub mod debug;
 pub mod platform;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod workspaces;
 
 /// Every kind of job, the single list that workers, API, command line and schedules read.
 pub fn registry(config: &Config) -> Registry<App> {
@@ -25,6 +26,8 @@ pub fn registry(config: &Config) -> Registry<App> {
         conversations::NameConversation, // by a message, once the first exchange is over
         platform::ExpireTrials,         // daily at 02:00 UTC
         platform::PruneIdempotencyKeys, // daily at 03:00 UTC
+        workspaces::SendInvitation,     // with an invitation, and when it is sent again
+        workspaces::ExpireInvitations,  // daily at 04:00, the organization's time
     ]
     .sealed_by(Arc::new(JobSealer::new(&config.vault)));
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }

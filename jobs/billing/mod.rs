@@ -6,7 +6,7 @@
 mod doors;
 mod escalate_invoice;
 mod import_invoices;
-mod letter;
+pub(super) mod letter;
 mod plan;
 mod remind_invoice;
 mod sweep_overdue;
@@ -31,7 +31,7 @@ use crate::{
 const QUEUE: &str = "invoices";
 
 /// The organization that the job belongs to.
-async fn organization(ctx: &Ctx<App>) -> anyhow::Result<Organization> {
+pub(super) async fn organization(ctx: &Ctx<App>) -> anyhow::Result<Organization> {
     let slug = ctx.tenant()?;
     let found = organizations::by_slug(&mut *ctx.app.db.acquire().await?, slug).await?;
     found.ok_or_else(|| anyhow::anyhow!("there is no organization {slug}"))
@@ -44,7 +44,7 @@ fn decide(organization: &Organization, invoice: &Invoice, today: chrono::NaiveDa
 }
 
 /// The actor that a job's events name.
-fn actor(ctx: &Ctx<App>) -> String {
+pub(super) fn actor(ctx: &Ctx<App>) -> String {
     format!("job:{}", ctx.job.id)
 }
 

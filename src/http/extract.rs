@@ -43,6 +43,10 @@ pub struct Csv {
 #[derive(Clone, Copy, Debug)]
 pub struct Id(pub Uuid);
 
+/// The `{id}` of the path and the id after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ids(pub [Uuid; 2]);
+
 /// Query parameters. Unknown, repeated and malformed ones are refused by name.
 pub struct Query<T>(pub T);
 
@@ -100,6 +104,21 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
             .await
             .map_err(|_| Problem::field("id", "invalid", "is not a UUID"))?;
         id.parse().map(Self).map_err(|_| Problem::field("id", "invalid", "is not a UUID"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Ids {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let refuse = |field: &str| Problem::field(field, "invalid", "is not a UUID");
+        let Path(named) =
+            Path::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(|_| refuse("id"))?;
+        let id = |at: usize| match named.get(at) {
+            Some((name, text)) => text.parse().map_err(|_| refuse(name)),
+            None => Err(refuse("id")),
+        };
+        Ok(Self([id(0)?, id(1)?]))
     }
 }
 

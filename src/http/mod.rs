@@ -14,12 +14,15 @@ mod explain;
 mod extract;
 mod health;
 mod idempotency;
+mod invitation_page;
+mod invitations;
 mod invoices;
 mod jobs;
 mod network;
 mod openapi;
 mod organizations;
 mod pages;
+mod person;
 mod problem;
 mod queues;
 mod rate_limit;
@@ -27,6 +30,7 @@ mod schedules;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
@@ -108,6 +112,7 @@ pub fn router(
     let (api, document) = api(&state);
     let http = &state.app.config.http;
     api.merge(pages::routes(mailbox, &state))
+        .merge(invitation_page::routes(&state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -135,6 +140,8 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes())
+        .merge(workspaces::routes())
+        .merge(invitations::routes())
         .merge(tasks::routes())
         .merge(conversations::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())

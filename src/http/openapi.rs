@@ -63,6 +63,7 @@ impl IntoResponses for Problems {
         (name = "invoices", description = "Invoices and their reminders"),
         (name = "organization", description = "The caller's organization, its keys and its limits"),
         (name = "people", description = "Sign-in, and who belongs to the organization"),
+        (name = "workspaces", description = "Rooms in which people work together, and who is let in"),
         (name = "effects", description = "What jobs did to the outside world, once per key"),
         (name = "operator", description = "For who runs the installation; needs the operator's token"),
         (name = "operations", description = "Health and metrics"),

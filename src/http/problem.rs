@@ -403,10 +403,15 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Marks an answer as a page for people (a response extension): it stays as it is, whatever its status.
+#[derive(Clone, Copy, Debug)]
+pub struct ForPeople;
+
 /// Makes a problem of every error answer, whoever made it, and signs it with the request's id.
 pub fn finish(response: Response, request_id: &str) -> Response {
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
+    let is_page = response.extensions().get::<ForPeople>().is_some();
+    if is_page || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (mut parts, _) = response.into_parts();

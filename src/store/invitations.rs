@@ -70,7 +70,7 @@ pub async fn insert(
     new: &NewInvitation<'_>,
     now: DateTime<Utc>,
 ) -> Result<(Invitation, Option<Uuid>), StoreError> {
-    let key = key(new.email);
+    let key = new.email.key();
     let expired = sqlx::query_scalar!(
         "update invitations set state = 'expired', ended_at = $3
          where workspace_id = $1 and email_key = $2 and state = 'open' and expires_at <= $3
@@ -102,11 +102,6 @@ pub async fn insert(
     .await
     .map_err(|e| StoreError::from_constraint(e, CONSTRAINTS))?;
     Ok((row.try_into()?, expired))
-}
-
-/// The same for every way to write the address.
-fn key(email: &EmailAddress) -> String {
-    email.as_str().to_ascii_lowercase()
 }
 
 /// The invitation whose present token has this hash.
@@ -306,7 +301,7 @@ pub async fn mark_failed(
 pub async fn tokens_for(db: &mut PgConnection, email: &EmailAddress, since: DateTime<Utc>) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"select coalesce(sum(token_number), 0) as "count!" from invitations where email_key = $1 and token_at > $2"#,
-        key(email),
+        email.key(),
         since
     )
     .fetch_one(db)

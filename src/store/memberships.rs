@@ -1,5 +1,5 @@
 //! `public.organization_members` (AUTH-1): what a person is in an organization. Who has left keeps a row with its end; every
-//! function here sees those only who have not.
+//! function here but [`has_ended`] sees those only who have not.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -81,6 +81,19 @@ pub async fn find(
         Ok(Membership { organization_id, user_id, role, company_id: row.company_id, created_at: row.created_at })
     })
     .transpose()
+}
+
+/// Whether the person was a member and is not any more: only an admin lets them in again.
+pub async fn has_ended(db: &mut PgConnection, organization_id: Uuid, user_id: Uuid) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"select exists (
+             select from public.organization_members
+             where organization_id = $1 and user_id = $2 and ended_at is not null) as "ended!""#,
+        organization_id,
+        user_id
+    )
+    .fetch_one(db)
+    .await?)
 }
 
 /// Where the person is a member, in the order in which they joined.

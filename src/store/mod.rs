@@ -15,12 +15,12 @@ pub mod invoices;
 pub mod memberships;
 pub mod organizations;
 pub mod reminders;
-pub mod tasks;
-pub mod workspaces;
 pub mod sessions;
 pub mod sign_in_tries;
+pub mod tasks;
 pub mod usage;
 pub mod users;
+pub mod workspaces;
 
 use std::{fmt::Display, str::FromStr};
 

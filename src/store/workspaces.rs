@@ -290,6 +290,18 @@ pub async fn remove_member(db: &mut PgConnection, workspace: Uuid, user: Uuid) -
     Ok(done.rows_affected() == 1)
 }
 
+/// Takes the person out of every workspace but their own; answers which they were.
+pub async fn remove_from_all(db: &mut PgConnection, user: Uuid) -> Result<Vec<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!(
+        "delete from workspace_members m using workspaces w
+         where m.user_id = $1 and w.id = m.workspace_id and w.owner_id <> m.user_id
+         returning m.workspace_id",
+        user
+    )
+    .fetch_all(db)
+    .await?)
+}
+
 /// A workspace as an operator sees it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Overview {

@@ -3,6 +3,7 @@
 //! A letter's sentences are written once, in `words.rs`, as a `Letter`; `letter.txt` and `letter.html` arrange them.
 //! So the two parts of a message can never disagree, and a new language is one more arm in each `match`.
 
+mod invitation;
 mod words;
 
 use askama::Template;
@@ -12,6 +13,8 @@ use super::one_line;
 use crate::domain::language::Language;
 use crate::domain::money::Money;
 use crate::domain::organization::PaymentDetails;
+
+pub use invitation::{InvitationMail, render_invitation};
 
 /// A letter as the mail carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,9 +101,13 @@ struct Letter {
     heading: String,
     greeting: String,
     paragraphs: Vec<String>,
+    /// Below the paragraphs: the one thing to do, by a link.
+    action: Option<Action>,
     amount_label: &'static str,
+    /// Empty: there is nothing to pay.
     amount: String,
     facts: Vec<Row>,
+    /// Empty: nothing is said about payment.
     payment_heading: &'static str,
     payment: Vec<Row>,
     /// Stands after, or instead of, the payment rows.
@@ -109,6 +116,12 @@ struct Letter {
     regards: &'static str,
     signature: String,
     footer: String,
+}
+
+/// A button; in the text part the address alone.
+struct Action {
+    label: &'static str,
+    url: String,
 }
 
 /// A label and its value, such as "Due date" and "2 March 2026".

@@ -77,6 +77,7 @@ fn reminder_sv(mail: &ReminderMail) -> Letter {
         heading: heading.to_owned(),
         greeting: format!("Hej {},", mail.company_name),
         paragraphs,
+        action: None,
         amount_label: "Att betala",
         amount,
         facts: vec![
@@ -159,6 +160,7 @@ fn reminder_en(mail: &ReminderMail) -> Letter {
         heading: heading.to_owned(),
         greeting: format!("Hello {},", mail.company_name),
         paragraphs,
+        action: None,
         amount_label: "Amount due",
         amount,
         facts: vec![
@@ -206,6 +208,7 @@ pub fn escalation(mail: &EscalationMail) -> Letter {
                     format!("{company_name} har inte betalat faktura {invoice_number}, trots {sent}."),
                     "Inga fler påminnelser skickas. Nu är det er tur att bestämma vad som händer härnäst.".to_owned(),
                 ],
+                action: None,
                 amount_label: "Obetalt belopp",
                 facts: rows(["Kund", "Faktura", "Förfallodag", "Försenad", "Påminnelser"]),
                 payment_heading: "Vad ni kan göra",
@@ -236,6 +239,7 @@ pub fn escalation(mail: &EscalationMail) -> Letter {
                     format!("{company_name} has not paid invoice {invoice_number}, despite {sent}."),
                     "No more reminders will be sent. It is now up to you what happens next.".to_owned(),
                 ],
+                action: None,
                 amount_label: "Unpaid amount",
                 facts: rows(["Customer", "Invoice", "Due date", "Overdue", "Reminders"]),
                 payment_heading: "What you can do",
@@ -288,7 +292,7 @@ fn days(language: Language, count: i64) -> String {
     }
 }
 
-fn long_date(language: Language, date: NaiveDate) -> String {
+pub(super) fn long_date(language: Language, date: NaiveDate) -> String {
     const SV: [&str; 12] = [
         "januari",
         "februari",
