@@ -16,7 +16,11 @@ use axum::{
     routing::post,
 };
 use serde_json::Value;
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
 
 /// The key that it takes.
 pub const KEY: &str = "test-key-4711";
@@ -28,7 +32,16 @@ pub struct FakeModels {
     task: AbortHandle,
 }
 
-type Shared = Arc<Mutex<Inside>>;
+type Shared = Arc<Studio>;
+
+#[derive(Default)]
+struct Studio {
+    inside: Mutex<Inside>,
+    /// How many questions came.
+    came: watch::Sender<usize>,
+    /// Lets one waiting answer go.
+    go: Notify,
+}
 
 #[derive(Default)]
 struct Inside {
@@ -69,6 +82,8 @@ pub enum Mood {
     Endless,
     /// The line is open and nothing comes.
     Silent,
+    /// With these words, once the test says so.
+    Waits(&'static str),
     /// With the address of the machine's own secrets.
     Redirects,
 }
@@ -104,8 +119,19 @@ impl FakeModels {
         self.inside(|inside| inside.asked.clone())
     }
 
+    /// Returns when so many questions have come.
+    pub async fn until_asked(&self, questions: usize) {
+        let came = self.state.came.subscribe().wait_for(|came| *came >= questions).await.is_ok();
+        assert!(came, "the fake is gone");
+    }
+
+    /// Lets an answer go that [`Mood::Waits`].
+    pub fn go_on(&self) {
+        self.state.go.notify_one();
+    }
+
     fn inside<T>(&self, f: impl FnOnce(&mut Inside) -> T) -> T {
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.state.inside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -151,8 +177,9 @@ async fn answer(
     in_order: bool,
 ) -> Response<Body> {
     let mood = {
-        let mut inside = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = state.inside.lock().unwrap_or_else(PoisonError::into_inner);
         inside.asked.push(Asked { dialect, headers, body });
+        state.came.send_replace(inside.asked.len());
         if inside.moods.len() > 1 { inside.moods.pop_front() } else { inside.moods.front().cloned() }
     };
     let mood = match mood {
@@ -161,16 +188,19 @@ async fn answer(
         mood => mood.unwrap_or(Mood::Says("A title")),
     };
     let (status, name) = match &mood {
-        Mood::Says(_) | Mood::Truncated | Mood::BreaksOff | Mood::Endless | Mood::Silent => (200, "answer"),
+        Mood::Says(_) | Mood::Waits(_) | Mood::Truncated | Mood::BreaksOff | Mood::Endless | Mood::Silent => (200, "answer"),
         Mood::SaysBarely(_) => (200, "bare"),
         Mood::Fails(status, name) | Mood::FailsWith(status, name, _) => (*status, *name),
         Mood::Redirects => (307, "server_error"),
     };
     let mut text = fixture(dialect, name);
-    if let Mood::Says(words) | Mood::SaysBarely(words) = &mood {
+    if let Mood::Says(words) | Mood::SaysBarely(words) | Mood::Waits(words) = &mood {
         // As JSON writes them, without the quotation marks that the file has.
         let words = Value::from(*words).to_string();
         text = text.replace("SAID", &words[1..words.len() - 1]);
+    }
+    if let Mood::Waits(_) = &mood {
+        state.go.notified().await;
     }
     let mut response = Response::builder()
         .status(StatusCode::from_u16(status).expect("a status"))
