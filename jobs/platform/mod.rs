@@ -2,8 +2,11 @@
 
 mod expire_trials;
 mod prune_idempotency_keys;
+mod prune_sign_ins;
 
-pub use self::{expire_trials::ExpireTrials, prune_idempotency_keys::PruneIdempotencyKeys};
+pub use self::{
+    expire_trials::ExpireTrials, prune_idempotency_keys::PruneIdempotencyKeys, prune_sign_ins::PruneSignIns,
+};
 
 /// Whether the kind is one of these, by its name: no organization's key may enqueue it.
 pub fn owns(kind: &str) -> bool {

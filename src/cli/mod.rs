@@ -19,6 +19,7 @@ mod queue;
 mod rate;
 mod schedule;
 mod session;
+mod user;
 
 use std::process::ExitCode;
 
@@ -85,9 +86,12 @@ enum Command {
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  backroom completions bash > /etc/bash_completion.d/backroom")]
     Completions(completions::Args),
-    /// Organizations: create, list, show, suspend, activate, migrate
+    /// Organizations: create, list, show, suspend, activate, tier, migrate
     #[command(subcommand, after_help = "Example:\n  backroom org list")]
     Org(org::Org),
+    /// People who sign in: create, list
+    #[command(subcommand, after_help = "Example:\n  backroom user list --org acme")]
+    User(user::User),
     /// Keys with which programs call the API
     #[command(subcommand, after_help = "Example:\n  backroom api-key create --org acme --json")]
     ApiKey(api_key::ApiKey),
@@ -155,6 +159,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Bench { names } => crate::bench::run(names).await.map(|()| ExitCode::SUCCESS),
         Command::Migrate(args) => migrate::run(&one_off(verbose)?, args, output).await,
         Command::Org(command) => org::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::User(command) => user::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::ApiKey(command) => api_key::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Job(command) => job::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Effect(command) => effect::run(&Session::open(one_off(verbose)?).await?, command, output).await,
@@ -250,6 +255,9 @@ mod tests {
             "org suspend",
             "org activate",
             "org migrate",
+            "org tier",
+            "user create",
+            "user list",
             "invoice remind",
             "key generate",
         ] {

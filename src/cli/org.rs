@@ -43,6 +43,13 @@ pub enum Org {
     /// Let a suspended, cancelled or trying organization work, and release its jobs
     #[command(after_help = "Example:\n  backroom org activate acme")]
     Activate { slug: String },
+    /// Move an organization to another tier; its limits change at once
+    #[command(after_help = "Example:\n  backroom org tier acme enterprise")]
+    Tier {
+        slug: String,
+        /// free, pro or enterprise
+        tier: Tier,
+    },
     /// Bring every organization's schema up to date
     #[command(after_help = "Example:\n  backroom org migrate --concurrency 8")]
     Migrate {
@@ -89,6 +96,11 @@ pub async fn run(session: &Session, command: Org, output: Output) -> anyhow::Res
         }
         Org::Suspend { slug } => set_status(session, &slug, BillingStatus::Suspended, output).await?,
         Org::Activate { slug } => set_status(session, &slug, BillingStatus::Active, output).await?,
+        Org::Tier { slug, tier } => {
+            let before = session.organization(&slug).await?;
+            let changed = tenant::set_tier(&session.db, &session.clock, &before, tier, "operator").await?;
+            output.answer(&changed, || format!("{slug} is {tier} now; it was {}", before.tier))?;
+        }
         Org::Migrate { concurrency } => return migrate::schemas(&session.db, concurrency, output).await,
     }
     Ok(ExitCode::SUCCESS)

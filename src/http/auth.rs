@@ -538,6 +538,15 @@ fn agree(organization: &Organization, headers: &HeaderMap, base_domain: Option<&
     Ok(())
 }
 
+/// The slug that the `X-Tenant-ID` header or the subdomain names.
+pub fn named_organization(headers: &HeaderMap, base_domain: Option<&str>) -> Option<String> {
+    if let Some(named) = headers.get(&TENANT_ID) {
+        return Some(named.to_str().unwrap_or_default().trim().to_owned());
+    }
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    subdomain(host, base_domain?).map(Into::into)
+}
+
 /// `acme` of `acme.backroom.example:443`. A reserved name such as `api` or `www` names no organization.
 fn subdomain(host: &str, base_domain: &str) -> Option<Slug> {
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();

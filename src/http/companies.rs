@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    auth::{BillingRead, BillingWrite, Caller, May},
+    auth::{BillingRead, BillingWrite, Caller, May, OfCompany},
     cursor::{self, Limit},
     extract::{Id, Json as Body, Posted, Query, present},
     idempotency::{Answer, Begun, begin_tenant},
@@ -17,7 +17,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    domain::{Company, Contact, EmailAddress, FieldErrors, Language, NewCompany, OrgNumber, Phone},
+    domain::{Company, Contact, EmailAddress, FieldErrors, Language, NewCompany, OrgNumber, Phone, policy::Field},
     jobs::billing,
     store::{
         Page, Sealer,
@@ -139,6 +139,17 @@ impl From<ContactView> for Contact {
     }
 }
 
+impl CompanyView {
+    /// What the caller may see of it.
+    fn of(company: Company, caller: &Caller) -> Self {
+        let mut view = Self::from(company);
+        if let Some(contact) = view.contact.as_mut().filter(|_| !caller.may_see(Field::ContactNotes)) {
+            contact.notes = None;
+        }
+        view
+    }
+}
+
 impl From<Company> for CompanyView {
     fn from(company: Company) -> Self {
         Self {
@@ -229,7 +240,7 @@ async fn create(
     work.finish(Answer::new(StatusCode::CREATED, &CompanyView::from(company)).at(location)).await
 }
 
-/// Lists companies, oldest first.
+/// Lists companies, oldest first. A customer's list has their own company at most.
 #[utoipa::path(
     get, path = "/companies", tag = "companies", operation_id = "list_companies",
     security(("api_key" = ["billing:read"])),
@@ -238,7 +249,7 @@ async fn create(
 )]
 async fn list(
     State(state): State<ApiState>,
-    caller: May<BillingRead>,
+    caller: OfCompany<BillingRead>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<CompanyPage>, Problem> {
     let page = Page {
@@ -246,13 +257,19 @@ async fn list(
         limit: params.limit.probe(),
         newest_first: false,
     };
-    let filter =
-        CompanyFilter { name: params.q, email: params.email, org_number: params.org_number, phone: params.phone };
+    let filter = CompanyFilter {
+        id: caller.company(),
+        name: params.q,
+        email: params.email,
+        org_number: params.org_number,
+        phone: params.phone,
+    };
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     let mut companies = companies::page(&mut tx, sealer(&state, &caller), &filter, page).await?;
     tx.commit().await?;
     let next_cursor = params.limit.cut(LIST, &mut companies, |company| company.id);
-    Ok(Json(CompanyPage { companies: companies.into_iter().map(CompanyView::from).collect(), next_cursor }))
+    let companies = companies.into_iter().map(|company| CompanyView::of(company, &caller)).collect();
+    Ok(Json(CompanyPage { companies, next_cursor }))
 }
 
 /// Shows a company.
@@ -264,13 +281,16 @@ async fn list(
 )]
 async fn show(
     State(state): State<ApiState>,
-    caller: May<BillingRead>,
+    caller: OfCompany<BillingRead>,
     Id(id): Id,
 ) -> Result<Json<CompanyView>, Problem> {
+    if !caller.sees(id) {
+        return Err(Problem::not_found("company"));
+    }
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     let company = companies::by_id(&mut tx, sealer(&state, &caller), id).await?;
     tx.commit().await?;
-    company.map(|company| Json(company.into())).ok_or_else(|| Problem::not_found("company"))
+    company.map(|company| Json(CompanyView::of(company, &caller))).ok_or_else(|| Problem::not_found("company"))
 }
 
 /// Changes a company.

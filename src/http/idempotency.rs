@@ -221,6 +221,15 @@ impl Work {
         Ok(Self { tx, keep: self.keep })
     }
 
+    /// The transaction by itself, on the control plane, for a door that takes it; [`HandedOver::go_on`] with what it gives back.
+    pub async fn hand_over(self) -> Result<(Transaction<'static, Postgres>, HandedOver), Problem> {
+        let tx = match self.tx {
+            Reach::Tenant(tx) => tx.leave().await?,
+            Reach::Platform(tx) => tx,
+        };
+        Ok((tx, HandedOver(self.keep)))
+    }
+
     /// Keeps the answer under the request's key, commits, answers.
     pub async fn finish(self, answer: Answer) -> Result<Response, Problem> {
         match (self.keep, self.tx) {
@@ -236,6 +245,15 @@ impl Work {
             }
         }
         Ok(answer.into_response())
+    }
+}
+
+/// What is left of a [`Work`] whose transaction is elsewhere.
+pub struct HandedOver(Option<Keep>);
+
+impl HandedOver {
+    pub fn go_on(self, tx: TenantTx) -> Work {
+        Work { tx: Reach::Tenant(tx), keep: self.0 }
     }
 }
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    auth::{BillingRead, BillingWrite, Caller, May},
+    auth::{BillingRead, BillingWrite, Caller, May, OfCompany},
     cursor::{self, Flag, Limit},
     edge::Trace,
     extract::{Csv, Id, NoBody, Posted, Query},
@@ -32,6 +32,7 @@ use crate::{
     domain::{
         Currency, FieldErrors, Invoice, InvoiceStatus, Item, NewInvoice, NewItem,
         invoice::{DEFAULT_PAYMENT_TERMS_DAYS, DEFAULT_TAX_RATE, default_due_date},
+        policy::Field,
     },
     jobs::billing::{self, ImportFailure, ImportReport, SweepOverdue},
     store::{
@@ -263,6 +264,17 @@ impl From<Item> for ItemView {
     }
 }
 
+impl InvoiceView {
+    /// What the caller may see of it.
+    fn of(invoice: Invoice, caller: &Caller) -> Self {
+        let mut view = Self::from(invoice);
+        if !caller.may_see(Field::ReminderError) {
+            view.reminder_error = None;
+        }
+        view
+    }
+}
+
 impl From<Invoice> for InvoiceView {
     fn from(invoice: Invoice) -> Self {
         Self {
@@ -364,7 +376,7 @@ fn names_no_company(error: StoreError) -> Problem {
     }
 }
 
-/// Lists invoices.
+/// Lists invoices. A customer's list has their own company's.
 #[utoipa::path(
     get, path = "/invoices", tag = "invoices", operation_id = "list_invoices",
     security(("api_key" = ["billing:read"])),
@@ -373,7 +385,7 @@ fn names_no_company(error: StoreError) -> Problem {
 )]
 async fn list(
     State(state): State<ApiState>,
-    caller: May<BillingRead>,
+    caller: OfCompany<BillingRead>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<InvoicePage>, Problem> {
     let list = if params.sort == Sort::CreatedDesc { "invoices.created_desc" } else { LIST };
@@ -382,9 +394,13 @@ async fn list(
         limit: params.limit.probe(),
         newest_first: params.sort == Sort::CreatedDesc,
     };
+    // Another company does not exist for a customer.
+    if params.company_id.is_some_and(|company| !caller.sees(company)) {
+        return Ok(Json(InvoicePage { invoices: Vec::new(), next_cursor: None }));
+    }
     let filter = InvoiceFilter {
         status: params.status,
-        company_id: params.company_id,
+        company_id: params.company_id.or(caller.company()),
         number: params.number,
         overdue_on: params.overdue.0.then(|| today(&state, &caller)),
         reminder_failed: params.reminder_failed.map(|flag| flag.0),
@@ -393,7 +409,8 @@ async fn list(
     let mut invoices = invoices::page(&mut tx, &filter, page).await?;
     tx.commit().await?;
     let next_cursor = params.limit.cut(list, &mut invoices, |invoice| invoice.id);
-    Ok(Json(InvoicePage { invoices: invoices.into_iter().map(InvoiceView::from).collect(), next_cursor }))
+    let invoices = invoices.into_iter().map(|invoice| InvoiceView::of(invoice, &caller)).collect();
+    Ok(Json(InvoicePage { invoices, next_cursor }))
 }
 
 /// Shows an invoice.
@@ -405,13 +422,14 @@ async fn list(
 )]
 async fn show(
     State(state): State<ApiState>,
-    caller: May<BillingRead>,
+    caller: OfCompany<BillingRead>,
     Id(id): Id,
 ) -> Result<Json<InvoiceView>, Problem> {
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     let invoice = invoices::by_id(&mut tx, id).await?;
     tx.commit().await?;
-    invoice.map(|invoice| Json(invoice.into())).ok_or_else(|| Problem::not_found("invoice"))
+    let invoice = invoice.filter(|invoice| caller.sees(invoice.company_id));
+    invoice.map(|invoice| Json(InvoiceView::of(invoice, &caller))).ok_or_else(|| Problem::not_found("invoice"))
 }
 
 /// Records that an invoice was paid.

@@ -18,6 +18,8 @@ mod invitation_page;
 mod invitations;
 mod invoices;
 mod jobs;
+mod me;
+mod members;
 mod network;
 mod openapi;
 mod organizations;
@@ -27,9 +29,11 @@ mod problem;
 mod queues;
 mod rate_limit;
 mod schedules;
+mod sign_in;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
@@ -59,7 +63,7 @@ pub struct Api {
     schedules: Arc<Schedules>,
     keys: KnownKeys,
     rate_limit: RateLimit,
-    /// Tries to sign in and renewals, by network.
+    /// Tries to sign in, by network.
     sign_ins: Throttle,
     /// Requests to what is open to everybody, by network.
     strangers: Throttle,
@@ -137,6 +141,10 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(invoices::routes())
         .merge(api_keys::routes())
         .merge(organizations::routes())
+        .merge(usage::routes())
+        .merge(sign_in::routes())
+        .merge(me::routes())
+        .merge(members::routes())
         .merge(effects::routes())
         .merge(queues::routes())
         .merge(schedules::routes())

@@ -39,7 +39,7 @@ pub fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(show_own, change_own))
         .routes(routes!(create, list))
-        .routes(routes!(show))
+        .routes(routes!(show, set_tier))
         .routes(routes!(suspend))
         .routes(routes!(activate))
 }
@@ -73,6 +73,13 @@ struct OwnChange {
     /// Replaces all settings: `dunning_days`, `admin_emails`, `payment`, `currency`.
     #[schema(value_type = Option<Object>)]
     settings: Option<Value>,
+}
+
+/// What the operator may change of an organization.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TierChange {
+    tier: Tier,
 }
 
 /// An organization.
@@ -319,6 +326,27 @@ async fn show(
     Path(slug): Path<String>,
 ) -> Result<Json<OrganizationView>, Problem> {
     Ok(Json(find(&state, &slug).await?.into()))
+}
+
+/// Moves an organization to another tier. Its limits are the new tier's at once.
+#[utoipa::path(
+    patch, path = "/organizations/{slug}", tag = "operator", operation_id = "change_organization",
+    security(("operator" = [])),
+    params(("slug" = String, Path)),
+    request_body = TierChange,
+    responses((status = 200, body = OrganizationView), Problems)
+)]
+async fn set_tier(
+    State(state): State<ApiState>,
+    _: Operator,
+    Path(slug): Path<String>,
+    Body(change): Body<TierChange>,
+) -> Result<Json<OrganizationView>, Problem> {
+    let organization = find(&state, &slug).await?;
+    let app = &state.app;
+    let changed = tenant::set_tier(&app.db, &app.clock, &organization, change.tier, "operator").await?;
+    state.keys.forget(changed.id);
+    Ok(Json(changed.into()))
 }
 
 /// Suspends an organization: its API is read-only and its jobs are held.

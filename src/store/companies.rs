@@ -201,6 +201,7 @@ pub async fn by_phone(db: &mut PgConnection, sealer: Sealer<'_>, phone: &Phone) 
 /// Which companies. All given conditions hold.
 #[derive(Clone, Debug, Default)]
 pub struct CompanyFilter {
+    pub id: Option<Uuid>,
     /// Part of the name, in any case.
     pub name: Option<String>,
     pub email: Option<EmailAddress>,
@@ -217,6 +218,9 @@ pub async fn page(
     let mut query = QueryBuilder::new(
         "select id, name, email, org_number, language, phone, contact, created_at, updated_at from companies where true",
     );
+    if let Some(id) = filter.id {
+        query.push(" and id = ").push_bind(id);
+    }
     if let Some(name) = &filter.name {
         query.push(" and strpos(lower(name), lower(").push_bind(name.clone()).push(")) > 0");
     }

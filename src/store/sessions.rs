@@ -52,7 +52,7 @@ pub enum Rotated {
     Next(Refresh),
     Unknown,
     Expired,
-    /// It was used before. The session ends with this transaction.
+    /// It was used before: end the session.
     Reused { session_id: Uuid },
     /// Its session has ended.
     Ended,
@@ -104,7 +104,7 @@ fn hash(token: &SecretString) -> Vec<u8> {
     Sha256::digest(token.expose_secret()).to_vec()
 }
 
-/// Exchanges the token for the next one of its session. To be committed also when it was [`Rotated::Reused`].
+/// Exchanges the token for the next one of its session.
 pub async fn rotate(
     db: &mut PgConnection,
     token: &SecretString,
@@ -135,7 +135,6 @@ pub async fn rotate(
     .await?;
     let Some(found) = found else { return Ok(Rotated::Unknown) };
     if found.used_at.is_some() {
-        end(db, found.session_id, EndReason::TokenReused, now).await?;
         return Ok(Rotated::Reused { session_id: found.session_id });
     }
     Ok(if found.ended_at.is_some() { Rotated::Ended } else { Rotated::Expired })

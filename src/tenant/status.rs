@@ -1,11 +1,37 @@
-//! Suspending and activating (TEN-5).
+//! Suspending and activating (TEN-5), and changing the tier (TEN-4).
 
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
+use super::TenantTx;
 use crate::{
-    domain::{BillingStatus, Clock, Organization},
-    store::{StoreError, organizations},
+    domain::{BillingStatus, Clock, Organization, Tier},
+    store::{
+        StoreError,
+        events::{self, NewEvent},
+        organizations::{self, OrganizationChange},
+    },
 };
+
+/// Moves the organization to another tier. Its limits are the new tier's from then on, whatever was used before.
+pub async fn set_tier(
+    db: &PgPool,
+    clock: &Clock,
+    organization: &Organization,
+    tier: Tier,
+    actor: &str,
+) -> Result<Organization, StoreError> {
+    let now = clock.now();
+    let change = OrganizationChange { tier: Some(tier), ..OrganizationChange::default() };
+    let mut tx = db.begin().await?;
+    let changed = organizations::update(&mut tx, organization.id, &change, now).await?;
+    let mut tx = TenantTx::enter(tx, organization).await?;
+    let payload = json!({ "tier": tier, "before": organization.tier });
+    let (topic, kind) = ("organization".to_owned(), "organization.tier_changed");
+    events::append(&mut tx, &NewEvent { topic, kind, payload, actor }, now).await?;
+    tx.commit().await?;
+    Ok(changed)
+}
 
 /// Changes the billing status; a suspended or cancelled organization's jobs are held, an active one's released, in the
 /// same transaction. Answers the organization as it is now and how many jobs were held or released.

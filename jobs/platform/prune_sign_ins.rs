@@ -1,0 +1,94 @@
+//! Forgets sessions that can no longer go on, and old tries to sign in. Scheduled daily. Twice is fine: what is gone is gone.
+
+use backroom_queue::{Ctx, Job, JobResult, Verdict};
+use chrono::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::NOT_FOR_TENANTS;
+use crate::{
+    context::App,
+    store::{sessions, sign_in_tries},
+};
+
+/// A session is kept for so long after its last refresh token has expired, so that the token is told from one that never was.
+const KEPT: Duration = Duration::days(30);
+
+/// Forgets sessions whose refresh tokens expired a month ago, and tries to sign in that no limit asks for any more.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PruneSignIns {}
+
+impl Job for PruneSignIns {
+    type App = App;
+    const KIND: &'static str = "platform.prune_sign_ins";
+
+    async fn run(self, ctx: Ctx<App>) -> JobResult {
+        if ctx.job.tenant.is_some() {
+            return Ok(Verdict::Discard(NOT_FOR_TENANTS.to_owned()));
+        }
+        let now = ctx.app.clock.now();
+        let mut db = ctx.app.db.acquire().await?;
+        let sessions = sessions::prune(&mut db, now - KEPT).await?;
+        let tries = sign_in_tries::prune(&mut db, now).await?;
+        Verdict::done_with(json!({ "sessions": sessions, "tries": tries }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backroom_queue::{NewJob, Outcome, run_inline};
+
+    use super::*;
+    use crate::{
+        domain::{EmailAddress, Language, NewUser},
+        jobs::testing::World,
+        store::users,
+    };
+
+    async fn run(world: &World, job: NewJob) -> Outcome {
+        run_inline(&world.app.db, &world.registry, world.app.clone(), job, |_, _| {}).await.unwrap().0
+    }
+
+    /// AUTH-2, AUTH-5
+    #[tokio::test]
+    async fn what_can_still_be_used_stays_and_the_rest_goes_once() {
+        let world = World::new().await;
+        let email = EmailAddress::parse("anna@acme.example").unwrap();
+        let mut db = world.app.db.acquire().await.unwrap();
+        let new = NewUser {
+            email: email.clone(),
+            name: "Anna".to_owned(),
+            language: Language::Sv,
+            password: None,
+            confirmed_at: None,
+        };
+        let user = users::create(&mut db, &new, world.now()).await.unwrap();
+        let place = (world.organization.id, user.id);
+        for days in [30, 1] {
+            sessions::begin(&mut db, place, world.now(), Duration::days(days)).await.unwrap();
+        }
+        for network in ["192.0.2.1", "192.0.2.2"] {
+            sign_in_tries::begin(&mut db, &email, network, world.now()).await.unwrap();
+        }
+        sign_in_tries::succeeded(&mut db, &email, "192.0.2.1", world.now()).await.unwrap();
+        drop(db);
+
+        let job = || NewJob::of(&PruneSignIns {});
+        let done = |sessions: u64, tries: u64| Outcome::Completed { result: Some(json!({ "sessions": sessions, "tries": tries })) };
+        assert_eq!(run(&world, job()).await, done(0, 0));
+        world.app.clock.advance(Duration::days(32));
+        assert_eq!(run(&world, job()).await, done(1, 1), "the day's session, and the network of a stranger");
+        assert_eq!(run(&world, job()).await, done(0, 0));
+        world.app.clock.advance(Duration::days(60));
+        assert_eq!(run(&world, job()).await, done(1, 1));
+    }
+
+    #[tokio::test]
+    async fn no_organization_may_run_it() {
+        let world = World::new().await;
+        let outcome = run(&world, NewJob::of(&PruneSignIns {}).tenant("acme")).await;
+        assert!(matches!(outcome, Outcome::Discarded { .. }), "{outcome:?}");
+    }
+}
