@@ -393,7 +393,8 @@ mod tests {
             let args = serde_json::to_value(job).unwrap();
             for waiting in testing::enqueued::<NameConversation>(db).await.unwrap() {
                 if waiting.args == args {
-                    backroom_queue::cancel(db, waiting.id).await.unwrap();
+                    let mut db = db.acquire().await.unwrap();
+                    backroom_queue::cancel(&mut db, waiting.id, None, "run by the test").await.unwrap();
                 }
             }
             self.world.run(job).await
