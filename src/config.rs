@@ -511,6 +511,21 @@ mod tests {
         assert!(refusal(&[("BACKROOM_CONFIG", file.path().to_str().unwrap())]).contains("is not TOML"));
     }
 
+    /// WORK-8, SYNC-14
+    #[test]
+    fn a_model_needs_a_name_and_networks_are_networks() {
+        assert_eq!(load(&[]).unwrap().llm.provider, LlmProvider::Local);
+        assert!(refusal(&[("BACKROOM__LLM__PROVIDER", "openai")]).contains("llm.model"));
+        assert!(refusal(&[("BACKROOM__LLM__PROVIDER", "oracle")]).contains("`llm.provider`"));
+        let hot = [("BACKROOM__LLM__PROVIDER", "openai"), ("BACKROOM__LLM__MODEL", "m"), ("BACKROOM__LLM__TEMPERATURE", "3")];
+        assert!(refusal(&hot).contains("llm.temperature"));
+        let networks = load(&[("BACKROOM__CLIENTS__ALLOW_NETWORKS", "10.1.0.0/16, 127.0.0.1,fd00::/8")]).unwrap();
+        let networks: Vec<String> = networks.clients.allow_networks.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.1.0.0/16", "127.0.0.1/32", "fd00::/8"]);
+        let wrong = refusal(&[("BACKROOM__CLIENTS__ALLOW_NETWORKS", "localhost")]);
+        assert!(wrong.contains("clients.allow_networks") && wrong.contains("is not a network"), "{wrong}");
+    }
+
     /// VAULT-4
     #[test]
     fn secrets_are_never_shown() {
@@ -521,11 +536,12 @@ mod tests {
             ("BACKROOM__HTTP__OPERATOR_TOKEN", "planted-5"),
             ("BACKROOM__MAIL__SMTP_URL", "smtps://u:planted-6@h"),
             ("BACKROOM__SIGN_IN__TOKEN_KEYS", "t1:planted-7"),
+            ("BACKROOM__LLM__API_KEY", "planted-8"),
         ])
         .unwrap();
         let shown = config.to_toml();
         assert!(!shown.contains("planted") && !format!("{config:?}").contains("planted"), "{shown}");
-        assert_eq!(shown.matches(HIDDEN).count(), 7);
+        assert_eq!(shown.matches(HIDDEN).count(), 8);
     }
 
     #[test]
