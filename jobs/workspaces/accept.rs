@@ -189,3 +189,202 @@ async fn account_of(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+    use crate::{
+        domain::{BillingStatus, EmailAddress},
+        jobs::{
+            testing::World,
+            workspaces::{
+                delete,
+                testing::{Room, accept_as, account, asked, reload, token},
+            },
+        },
+        store::workspaces,
+    };
+
+    async fn count(world: &World, sql: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {sql}"))).fetch_one(&world.app.db).await.unwrap()
+    }
+
+    async fn shut(world: &World, token: &LinkToken) -> Shut {
+        let looked = match open(&world.app.db, token, world.now()).await.unwrap() {
+            Opened::Shut(why, _) => why,
+            Opened::Invited(_) => panic!("the token opens"),
+        };
+        match accept_as(world, token, "Bo").await {
+            Accepted::Shut(why, _) => assert_eq!(why, looked, "the look and the deed agree"),
+            other => panic!("{other:?}"),
+        }
+        looked
+    }
+
+    /// WORK-5, WORK-1, AUTH-1
+    #[tokio::test]
+    async fn a_person_without_an_account_gets_one_with_both_memberships_and_a_workspace_of_their_own() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "Bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+        let nobody = accept(&world.app, &token, None).await.unwrap();
+        assert!(matches!(nobody, Accepted::NeedsAccount(_)), "{nobody:?}");
+        assert_eq!(reload(&world, invitation.id).await.state, InvitationState::Open);
+
+        let accepted = accept_as(&world, &token, "Bo Ek").await;
+
+        let Accepted::Joined(invited) = accepted else { panic!("{accepted:?}") };
+        let bo = invited.account.unwrap();
+        assert_eq!((bo.name.as_str(), bo.email.as_str(), bo.confirmed_at), ("Bo Ek", "Bo@example.se", Some(world.now())));
+        let mut db = world.app.db.acquire().await.unwrap();
+        let place = memberships::find(&mut db, world.organization.id, bo.id).await.unwrap().unwrap();
+        assert_eq!(place.role, Role::User);
+        let mine = workspaces::of_user(&mut *world.tenant().await, bo.id, crate::store::Page::first(10)).await.unwrap();
+        let seen: Vec<_> = mine.iter().map(|m| (m.workspace.personal, m.is_owner(), m.current)).collect();
+        assert_eq!(seen, [(false, false, false), (true, true, true)]);
+        let after = reload(&world, invitation.id).await;
+        assert_eq!((after.state, after.accepted_by), (InvitationState::Accepted, Some(bo.id)));
+        let told = room.told(&world).await;
+        assert_eq!(told[2..], ["workspace.member_joined", "workspace.invitation_accepted"]);
+    }
+
+    /// WORK-5: the account is the address's, however it was written.
+    #[tokio::test]
+    async fn a_person_with_an_account_joins_with_it_whatever_the_case_of_the_address() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let bo = account(&world.app.db, "bo.ek@example.se", "Bo", world.now()).await;
+        let invitation = room.invite(&world, "BO.Ek@EXAMPLE.se").await;
+        let token = token(&world, invitation.id).await;
+
+        let accepted = accept(&world.app, &token, None).await.unwrap();
+
+        assert!(matches!(accepted, Accepted::Joined(_)), "{accepted:?}");
+        assert!(room.is_member(&world, bo.id).await);
+        assert_eq!(count(&world, "public.users").await, 2);
+        let mut db = world.app.db.acquire().await.unwrap();
+        let proved = users::by_id(&mut db, bo.id).await.unwrap().unwrap().confirmed_at;
+        assert_eq!(proved, Some(world.now()), "who has read the mail owns the address");
+    }
+
+    /// WORK-5: each reason has its own answer, and changes nothing.
+    #[tokio::test]
+    async fn a_token_that_opens_nothing_says_why() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invite = async |email: &str| {
+            let invitation = room.invite(&world, email).await;
+            (token(&world, invitation.id).await, invitation)
+        };
+        let (used, _) = invite("used@example.se").await;
+        assert!(matches!(accept_as(&world, &used, "Bo").await, Accepted::Joined(_)));
+        let (revoked, invitation) = invite("revoked@example.se").await;
+        room.revoke(&world, &invitation).await;
+        let (replaced, invitation) = invite("replaced@example.se").await;
+        room.resend(&world, &invitation).await.unwrap();
+        let (old, _) = invite("old@example.se").await;
+        let users = count(&world, "public.users").await;
+
+        assert_eq!(shut(&world, &used).await, Shut::Accepted);
+        assert_eq!(shut(&world, &revoked).await, Shut::Revoked);
+        assert_eq!(shut(&world, &replaced).await, Shut::Unknown);
+        assert_eq!(shut(&world, &LinkToken::random(&world.organization.slug)).await, Shut::Unknown);
+        let nobodys = LinkToken::random(&crate::domain::Slug::parse("nobody").unwrap());
+        assert_eq!(shut(&world, &nobodys).await, Shut::Unknown);
+        world.app.clock.advance(Duration::days(7));
+        assert_eq!(shut(&world, &old).await, Shut::Expired);
+        assert_eq!(count(&world, "public.users").await, users);
+        assert_eq!(count(&world, "org_acme.workspace_members").await, 3, "Anna, Bo and Bo's own");
+    }
+
+    /// WORK-5, TEN-5
+    #[tokio::test]
+    async fn what_is_gone_or_held_or_was_ended_by_an_admin_stays_shut() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let bo = account(&world.app.db, "bo@example.se", "Bo", world.now()).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+
+        let held = "update public.organizations set billing_status = $1";
+        for (status, open) in [(BillingStatus::Suspended, false), (BillingStatus::Active, true)] {
+            sqlx::query(held).bind(status.as_str()).execute(&world.app.db).await.unwrap();
+            if !open {
+                assert_eq!(shut(&world, &token).await, Shut::Held);
+            }
+        }
+        let mut db = world.app.db.acquire().await.unwrap();
+        memberships::add(&mut db, world.organization.id, bo.id, Role::User, None, world.now()).await.unwrap();
+        memberships::remove(&mut db, (world.organization.id, bo.id), world.now()).await.unwrap();
+        assert_eq!(shut(&world, &token).await, Shut::Removed);
+        memberships::add(&mut db, world.organization.id, bo.id, Role::User, None, world.now()).await.unwrap();
+        let mut tx = world.tenant().await;
+        assert!(delete(&mut tx, (room.workspace.id, room.owner.id), &asked(world.now())).await.unwrap());
+        tx.commit().await.unwrap();
+        assert_eq!(shut(&world, &token).await, Shut::Revoked);
+    }
+
+    /// WORK-5: what fails at its last step has changed nothing on either plane.
+    #[tokio::test]
+    async fn accepting_is_one_transaction_over_both_planes() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+        let last = "alter table org_acme.events add constraint no check (kind <> 'workspace.invitation_accepted')";
+        sqlx::query(last).execute(&world.app.db).await.unwrap();
+        let before = (count(&world, "public.users").await, count(&world, "org_acme.events").await);
+
+        let password = crate::domain::Password::parse("correct horse battery").unwrap();
+        let password = world.app.hash_password(password).await.unwrap();
+        let failed = accept(&world.app, &token, Some(NewPerson { name: "Bo".to_owned(), password })).await;
+
+        assert!(matches!(failed, Err(StoreError::Database(_))), "{failed:?}");
+        assert_eq!((count(&world, "public.users").await, count(&world, "org_acme.events").await), before);
+        assert_eq!(count(&world, "public.organization_members").await, 1);
+        assert_eq!(count(&world, "org_acme.workspace_members").await, 1);
+        assert_eq!(reload(&world, invitation.id).await.state, InvitationState::Open);
+    }
+
+    /// WORK-2, WORK-5
+    #[tokio::test]
+    async fn of_many_who_accept_at_once_one_does() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+
+        let all = futures::future::join_all((0..8).map(|_| accept_as(&world, &token, "Bo"))).await;
+
+        let joined = all.iter().filter(|accepted| matches!(accepted, Accepted::Joined(_))).count();
+        let used = all.iter().filter(|accepted| matches!(accepted, Accepted::Shut(Shut::Accepted, _))).count();
+        assert_eq!((joined, used), (1, 7), "{all:?}");
+        assert_eq!(count(&world, "public.users").await, 2);
+        assert_eq!(count(&world, "public.organization_members").await, 2);
+    }
+
+    /// WORK-5, AUTH-1: two invitations into two workspaces, accepted at once by a person without an account, make one account.
+    #[tokio::test]
+    async fn two_invitations_accepted_at_once_make_one_account() {
+        let world = World::new().await;
+        let (one, two) = (Room::new(&world).await, Room::of(&world, "cia@example.se", "Cia").await);
+        for round in 0..5 {
+            let email = format!("bo{round}@example.se");
+            let (first, second) = (one.invite(&world, &email).await, two.invite(&world, &email.to_uppercase()).await);
+            let (first, second) = (token(&world, first.id).await, token(&world, second.id).await);
+
+            let both = futures::join!(accept_as(&world, &first, "Bo"), accept_as(&world, &second, "Bo"));
+
+            assert!(matches!(both, (Accepted::Joined(_), Accepted::Joined(_))), "{both:?}");
+            let email = EmailAddress::parse(&email).unwrap();
+            let bo = users::by_email(&mut world.app.db.acquire().await.unwrap(), &email).await.unwrap().unwrap();
+            assert!(one.is_member(&world, bo.id).await && two.is_member(&world, bo.id).await);
+        }
+        assert_eq!(count(&world, "public.users").await, 7);
+        assert_eq!(count(&world, "org_acme.workspaces where personal").await, 5);
+    }
+}

@@ -6,7 +6,11 @@
 mod accept;
 mod doors;
 mod expire_invitations;
+#[cfg(test)]
+mod properties;
 mod send_invitation;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use uuid::Uuid;
 

@@ -7,7 +7,6 @@ use backroom_queue::{Backoff, Ctx, Job, JobResult, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use super::topic;
@@ -181,4 +180,292 @@ fn reason_not_to(invitation: &Invitation, now: chrono::DateTime<chrono::Utc>) ->
 /// Where the invitation is accepted.
 fn link(public_url: &str, token: &LinkToken) -> String {
     format!("{}/invitations/{}", public_url.trim_end_matches('/'), token.expose())
+}
+
+#[cfg(test)]
+mod tests {
+    use backroom_queue::{NewJob, Outcome, effect_id, testing};
+    use chrono::Duration;
+
+    use super::*;
+    use crate::{
+        domain::EmailAddress,
+        jobs::{
+            testing::World,
+            workspaces::testing::{Room, accept_as, asked, reload, sends, token},
+        },
+    };
+
+    const QUEUE: &str = SendInvitation::QUEUE;
+
+    async fn drain(world: &World) -> Vec<(Uuid, Outcome)> {
+        testing::drain(&world.app.db, &world.registry, world.app.clone(), QUEUE).await.unwrap()
+    }
+
+    /// What the sealed words of an outcome say.
+    fn cancelled(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Cancelled { reason } if reason.starts_with("$sealed:"))
+    }
+
+    /// WORK-4, MAIL-1, MAIL-2
+    #[tokio::test]
+    async fn the_mail_tells_workspace_inviter_link_and_expiry_in_the_invitee_s_language() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "Bo@Example.se").await;
+        let token = token(&world, invitation.id).await;
+
+        let ran = drain(&world).await;
+
+        assert!(matches!(ran[..], [(_, Outcome::Completed { .. })]), "{ran:?}");
+        let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap();
+        assert_eq!(mail.summary.to, ["Bo@example.se"]);
+        assert_eq!(mail.summary.subject, "Anna Ek bjuder in dig till Bokslut 2026");
+        let link = format!("{}/invitations/{}", world.app.config.http.public_url, token.expose());
+        for part in [mail.text.unwrap(), mail.html.unwrap()] {
+            for fact in [link.as_str(), "Bokslut 2026", "Anna Ek", "9 mars 2026 kl. 09:00"] {
+                assert!(part.contains(fact), "{fact} is missing from {part}");
+            }
+        }
+        assert_eq!(reload(&world, invitation.id).await.sent_at, Some(world.now()));
+        let told = ["workspace.created", "workspace.invitation_created", "workspace.invitation_sent"];
+        assert_eq!(room.told(&world).await, told);
+    }
+
+    /// WORK-4, MAIL-2
+    #[tokio::test]
+    async fn the_same_job_twice_sends_one_mail() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let send = sends(&world, invitation.id).await.remove(0);
+        let tables = ["org_acme.invitations", "org_acme.deliveries", "org_acme.events"];
+
+        let job = world.job(&send);
+        let [once, twice] =
+            testing::run_twice(&world.app.db, &world.registry, world.app.clone(), job, &tables).await.unwrap();
+        drain(&world).await;
+
+        assert!(matches!(once.0, Outcome::Completed { .. }), "{:?}", once.0);
+        assert!(matches!(twice.0, Outcome::Completed { .. }), "{:?}", twice.0);
+        assert_eq!(once.1, twice.1);
+        assert_eq!(world.mailbox.accepted().len(), 1);
+    }
+
+    /// WORK-4, PLAT-21: a worker that was killed after its intent was written is followed by one that sends, once.
+    #[tokio::test]
+    async fn a_rescued_job_goes_on_with_the_mail_of_its_token() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let key = purpose(invitation.id, 1);
+        sqlx::query(
+            "insert into queue.effects (id, tenant, key, kind, job_id, attempt, lease, keep_days)
+             select $1, 'acme', $2, kind, id, 1, gen_random_uuid(), 30 from queue.jobs",
+        )
+        .bind(effect_id(Some("acme"), &key))
+        .bind(&key)
+        .execute(&world.app.db)
+        .await
+        .unwrap();
+
+        let ran = drain(&world).await;
+
+        assert!(matches!(ran[..], [(_, Outcome::Completed { .. })]), "{ran:?}");
+        assert_eq!(world.mailbox.accepted().len(), 1);
+    }
+
+    /// WORK-4, PLAT-21: killed after the ledger has the outcome, before the organization's tables do.
+    #[tokio::test]
+    async fn a_mail_that_the_ledger_knows_is_recorded_and_not_sent_again() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let send = sends(&world, invitation.id).await.remove(0);
+        drain(&world).await;
+        let mut tx = world.tenant().await;
+        for sql in [
+            "update invitations set sent_at = null",
+            "update deliveries set state = 'pending', sent_at = null, response = null",
+        ] {
+            sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+
+        let outcome = world.run(&send).await;
+
+        assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+        assert_eq!(world.mailbox.accepted().len(), 1);
+        assert_eq!(reload(&world, invitation.id).await.sent_at, Some(world.now()));
+    }
+
+    /// WORK-4: whatever ends an invitation before its mail leaves, there is no mail.
+    #[tokio::test]
+    async fn a_mail_that_is_no_longer_wanted_does_not_leave() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let revoked = room.invite(&world, "revoked@example.se").await;
+        let accepted = room.invite(&world, "accepted@example.se").await;
+        let expired = room.invite(&world, "expired@example.se").await;
+        assert!(room.revoke(&world, &revoked).await);
+        accept_as(&world, &token(&world, accepted.id).await, "Bo").await;
+        world.app.clock.advance(Duration::days(7));
+        let other = Room::of(&world, "cia@example.se", "Cia").await;
+        let deleted = other.invite(&world, "deleted@example.se").await;
+        let mut tx = world.tenant().await;
+        let owned = (other.workspace.id, other.owner.id);
+        assert!(crate::jobs::workspaces::delete(&mut tx, owned, &asked(world.now())).await.unwrap());
+        tx.commit().await.unwrap();
+
+        let ran = drain(&world).await;
+
+        assert_eq!(ran.len(), 4);
+        assert!(ran.iter().all(|(_, outcome)| cancelled(outcome)), "{ran:?}");
+        assert_eq!(world.mailbox.accepted().len(), 0);
+        assert_eq!(reload(&world, deleted.id).await.state, InvitationState::Revoked);
+        assert_eq!(reload(&world, expired.id).await.state_at(world.now()), InvitationState::Expired);
+    }
+
+    /// WORK-6: each token has one mail; a job with a token that was replaced sends none.
+    #[tokio::test]
+    async fn an_invitation_that_is_sent_again_has_a_new_link_and_a_mail_of_its_own() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let first = sends(&world, invitation.id).await.remove(0);
+        drain(&world).await;
+        let replaced = room.resend(&world, &invitation).await.unwrap();
+        let again = room.resend(&world, &replaced).await.unwrap();
+        assert_eq!((again.token_number, again.sent_at), (3, None));
+
+        let ran = drain(&world).await;
+
+        assert_eq!(ran.iter().filter(|(_, outcome)| cancelled(outcome)).count(), 1, "{ran:?}");
+        let mails = world.mailbox.accepted();
+        assert_eq!(mails.len(), 2);
+        assert_ne!(mails[0].message_id, mails[1].message_id);
+        assert!(cancelled(&world.run(&first).await), "a token of the past");
+        assert_eq!(world.mailbox.accepted().len(), 2);
+    }
+
+    /// MAIL-3, WORK-4
+    #[tokio::test]
+    async fn a_refused_address_is_seen_at_the_invitation_and_a_new_token_tries_anew() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "reject@example.se").await;
+
+        let ran = drain(&world).await;
+
+        assert!(matches!(&ran[..], [(_, Outcome::Discarded { .. })]), "{ran:?}");
+        let failed = reload(&world, invitation.id).await;
+        assert!(failed.send_error.as_deref().unwrap().contains("550"), "{failed:?}");
+        assert_eq!((failed.state, failed.sent_at), (InvitationState::Open, None));
+        assert_eq!(room.told(&world).await.last().unwrap(), "workspace.invitation_failed");
+        let renewed = room.resend(&world, &failed).await.unwrap();
+        assert_eq!(renewed.send_error, None);
+        assert!(matches!(&drain(&world).await[..], [(_, Outcome::Discarded { .. })]));
+    }
+
+    /// WORK-4: a mail server that is away delays the mail and loses none.
+    #[tokio::test]
+    async fn a_greylisted_invitation_comes_back() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "greylist@example.se").await;
+
+        let ran = drain(&world).await;
+        assert!(matches!(&ran[..], [(_, Outcome::Retryable { .. })]), "{ran:?}");
+        testing::fast_forward(&world.app.db).await.unwrap();
+        drain(&world).await;
+
+        assert_eq!(world.mailbox.accepted().len(), 1);
+        assert!(reload(&world, invitation.id).await.sent_at.is_some());
+    }
+
+    /// VAULT-4, WORK-3: the token is in the mail, and readable nowhere else.
+    #[tokio::test]
+    async fn the_token_stands_in_no_table() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+        let (_, secret) = token.expose().split_once('.').unwrap();
+        for moment in ["before the mail", "after the mail"] {
+            let tables: Vec<String> = sqlx::query_scalar(
+                "select format('%I.%I', schemaname, tablename) from pg_tables
+                 where schemaname not in ('pg_catalog', 'information_schema')",
+            )
+            .fetch_all(&world.app.db)
+            .await
+            .unwrap();
+            for table in tables {
+                let rows = format!("select coalesce(string_agg(to_jsonb(t)::text, ' '), '') from {table} t");
+                let rows: String = sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_one(&world.app.db).await.unwrap();
+                assert!(!rows.contains(secret), "{moment}: {table} tells the token");
+            }
+            drain(&world).await;
+        }
+        assert_eq!(world.mailbox.accepted().len(), 1);
+    }
+
+    /// WORK-4: a name that pretends to be a header is a name.
+    #[tokio::test]
+    async fn names_with_line_breaks_make_no_header() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        for sql in [
+            "update public.users set name = E'Eve\r\nBcc: victim@example.com\r\n\r\nbody'",
+            "update public.organizations set name = E'Acme\r\nBcc: victim@example.com'",
+        ] {
+            sqlx::query(sql).execute(&world.app.db).await.unwrap();
+        }
+        room.invite(&world, "bo@example.se").await;
+
+        drain(&world).await;
+
+        let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap();
+        assert_eq!(mail.summary.to, ["bo@example.se"]);
+        assert!(mail.headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("bcc")), "{:?}", mail.headers);
+        assert!(mail.summary.subject.starts_with("Eve Bcc: victim@example.com body"), "{}", mail.summary.subject);
+    }
+
+    /// A job that somebody made up, with a token that they chose, mails no link to it.
+    #[tokio::test]
+    async fn a_made_up_token_is_not_mailed() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let other = room.invite(&world, "eve@example.se").await;
+        let made_up = LinkToken::random(&world.organization.slug);
+        let borrowed = token(&world, other.id).await;
+        for token in [made_up, borrowed] {
+            let outcome = world.run(&SendInvitation { invitation_id: invitation.id, token }).await;
+            assert!(cancelled(&outcome), "{outcome:?}");
+        }
+        assert_eq!(world.mailbox.accepted().len(), 0);
+        let to = EmailAddress::parse("bo@example.se").unwrap();
+        assert_eq!(invitation.email, to);
+    }
+
+    /// PLAT-16
+    #[tokio::test]
+    async fn the_job_is_refused_unsealed() {
+        let world = World::new().await;
+        let token = LinkToken::random(&world.organization.slug);
+        let job = NewJob::of(&SendInvitation { invitation_id: Uuid::nil(), token }).tenant("acme");
+        assert!(backroom_queue::enqueue(&world.app.db, &job).await.is_err());
+    }
+
+    #[test]
+    fn the_wire_format_is_stable() {
+        let token = LinkToken::parse("acme.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").unwrap();
+        let job = SendInvitation { invitation_id: Uuid::nil(), token };
+        insta::assert_json_snapshot!(job, @r#"
+        {
+          "invitation_id": "00000000-0000-0000-0000-000000000000",
+          "token": "acme.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        }
+        "#);
+    }
 }

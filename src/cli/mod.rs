@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod effect;
 mod exit;
+mod invitation;
 mod invoice;
 mod job;
 mod key;
@@ -20,6 +21,7 @@ mod rate;
 mod schedule;
 mod session;
 mod user;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -119,6 +121,12 @@ enum Command {
     /// Companies that an organization invoices
     #[command(subcommand, after_help = "Example:\n  backroom company list --org acme")]
     Company(company::Command),
+    /// Workspaces that an organization's people share
+    #[command(subcommand, after_help = "Example:\n  backroom workspace list --org acme")]
+    Workspace(workspace::Workspace),
+    /// Invitations into workspaces: list, revoke, resend
+    #[command(subcommand, after_help = "Example:\n  backroom invitation list --org acme")]
+    Invitation(invitation::Invitation),
     /// Show the whole platform at work on sample data
     #[command(after_help = "Example:\n  backroom demo --once")]
     Demo {
@@ -168,6 +176,8 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Workspace(command) => workspace::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Invitation(command) => invitation::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
     }
 }
@@ -259,6 +269,10 @@ mod tests {
             "user create",
             "user list",
             "invoice remind",
+            "workspace list",
+            "invitation list",
+            "invitation revoke",
+            "invitation resend",
             "key generate",
         ] {
             assert!(seen.contains(&format!("backroom {expected}")), "`{expected}` is missing from\n{list}");

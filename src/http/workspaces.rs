@@ -179,6 +179,15 @@ pub(super) fn only_owner(membership: &Membership) -> Result<(), Problem> {
     Err(Problem::new(ProblemType::Forbidden, "only the workspace's owner may do this"))
 }
 
+/// Switching and leaving are every role's, also of those that change nothing else; in a suspended organization they wait too (TEN-5).
+fn not_held(person: &Member) -> Result<(), Problem> {
+    if person.organization.is_held() {
+        let detail = "the organization is suspended; it can be read only";
+        return Err(Problem::new(ProblemType::OrganizationSuspended, detail));
+    }
+    Ok(())
+}
+
 /// Makes a workspace; whoever asks is its owner.
 #[utoipa::path(
     post, path = "/workspaces", tag = "workspaces", operation_id = "create_workspace",
@@ -314,6 +323,7 @@ async fn switch(
     Id(id): Id,
     NoBody { idempotency }: NoBody,
 ) -> Result<Response, Problem> {
+    not_held(&person)?;
     let mut work = match begin_tenant(&state, &person.organization, idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
@@ -338,6 +348,7 @@ async fn leave(
     Id(id): Id,
     NoBody { idempotency }: NoBody,
 ) -> Result<Response, Problem> {
+    not_held(&person)?;
     let mut work = match begin_tenant(&state, &person.organization, idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),

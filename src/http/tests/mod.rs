@@ -14,6 +14,7 @@ mod openapi;
 mod operator;
 mod pages;
 mod schedules;
+mod workspaces;
 
 use std::{collections::BTreeMap, sync::Arc};
 

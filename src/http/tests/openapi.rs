@@ -16,6 +16,8 @@ async fn the_document_and_the_routes_are_in_step() {
             ids.push(operation["operationId"].as_str().unwrap().to_owned());
             let concrete = path
                 .replace("{id}", "0199aaaa-0000-7000-8000-000000000000")
+                .replace("{user_id}", "0199aaaa-0000-7000-8000-000000000000")
+                .replace("{invitation_id}", "0199aaaa-0000-7000-8000-000000000000")
                 .replace("{slug}", "nobody")
                 .replace("{name}", "none")
                 .replace("{key}", "a%3Ab%2Fc");
