@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod link;
+pub mod llm;
 pub mod server;
 
 use std::{
