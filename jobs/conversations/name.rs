@@ -18,7 +18,8 @@ use crate::{
     clients::llm::{self, Ask, End, LlmError, TokenUsage},
     context::App,
     domain::{Conversation, Organization, Title, conversation::FIRST_EXCHANGE, limits, naming},
-    store::{Page, StoreError, conversations, organizations, usage},
+    jobs::billing::{actor, organization},
+    store::{Page, StoreError, conversations, usage},
     tenant::{self, TenantTx},
 };
 
@@ -79,13 +80,6 @@ impl Job for NameConversation {
         }
         Ok(())
     }
-}
-
-/// The organization that the job belongs to.
-async fn organization(ctx: &Ctx<App>) -> anyhow::Result<Organization> {
-    let slug = ctx.tenant()?;
-    let found = organizations::by_slug(&mut *ctx.app.db.acquire().await?, slug).await?;
-    found.ok_or_else(|| anyhow::anyhow!("there is no organization {slug}"))
 }
 
 /// What there is to be named.
@@ -159,8 +153,7 @@ impl NameConversation {
         let stored = conversations::name(&mut tx, self.conversation_id, &title, now).await?;
         if stored {
             let place = (exchange.conversation.workspace_id, self.conversation_id);
-            let actor = format!("job:{}", ctx.job.id);
-            tell_of_title(&mut tx, place, (&title, "conversation.named"), &actor, now).await?;
+            tell_of_title(&mut tx, place, (&title, "conversation.named"), &actor(ctx), now).await?;
         }
         tx.commit().await?;
         Verdict::done_with(answer.told(stored))
