@@ -32,10 +32,10 @@ pub struct FakeModels {
     task: AbortHandle,
 }
 
-type Shared = Arc<Studio>;
+type Shared = Arc<Model>;
 
 #[derive(Default)]
-struct Studio {
+struct Model {
     inside: Mutex<Inside>,
     /// How many questions came.
     came: watch::Sender<usize>,
