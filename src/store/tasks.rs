@@ -57,7 +57,8 @@ pub async fn insert(
         Row,
         "insert into tasks (id, workspace_id, title, description, state, assignee_id, due_on, created_by, created_at, updated_at,
                             completed_at)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $9, case when $5 = 'done' then $9 end
+         select $1::uuid, $2::uuid, $3::text, $4::text, $5::text, $6::uuid, $7::date, $8::uuid, $9::timestamptz, $9,
+                case when $5 = 'done' then $9 end
          where $6::uuid is null
             or exists (select from workspace_members m where m.workspace_id = $2 and m.user_id = $6)
          returning id, workspace_id, title, description, state, assignee_id, due_on, created_by, created_at, updated_at,
