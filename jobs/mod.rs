@@ -12,6 +12,7 @@ use crate::{
 pub mod billing;
 pub mod conversations;
 pub mod debug;
+pub mod membership;
 pub mod platform;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,12 +24,15 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::SweepOverdue,           // daily at 09:00, the organization's time
         billing::RemindInvoice,          // by the sweep
         billing::EscalateInvoice,        // by the sweep, after the last reminder
-        workspaces::SendInvitation,      // with an invitation, and when it is sent again
-        workspaces::ExpireInvitations,   // daily at 04:00, the organization's time
         conversations::NameConversation, // by a message, once the first exchange is over
+        membership::SendConfirmation,    // with a request to join, and with each new token
+        membership::SendDecision,        // when staff decided
+        membership::ExpireRequests,      // daily at 05:00, the organization's time
         platform::ExpireTrials,          // daily at 02:00 UTC
         platform::PruneIdempotencyKeys,  // daily at 03:00 UTC
         platform::PruneSignIns,          // daily at 03:30 UTC
+        workspaces::SendInvitation,      // with an invitation, and when it is sent again
+        workspaces::ExpireInvitations,   // daily at 04:00, the organization's time
     ]
     .sealed_by(Arc::new(JobSealer::new(&config.vault)));
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }

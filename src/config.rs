@@ -29,6 +29,7 @@ pub struct Config {
     pub environment: Environment,
     pub database: Database,
     pub http: Http,
+    pub events: Events,
     pub sign_in: SignIn,
     pub worker: Worker,
     pub scheduler: Scheduler,
@@ -67,6 +68,7 @@ pub struct Http {
     pub request_timeout_s: u64,
     pub rate_limit_per_minute: u32,
     pub strangers_per_minute: u32,
+    pub join_requests_per_hour: u32,
     pub proxies: usize,
     #[serde(deserialize_with = "list")]
     pub cors_origins: Vec<String>,
@@ -86,6 +88,17 @@ pub struct SignIn {
     pub argon2_memory_kib: u32,
     pub argon2_passes: u32,
     pub tries_per_minute: u32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    pub listen: bool,
+    pub poll_ms: u64,
+    pub heartbeat_s: u64,
+    pub buffer: usize,
+    pub max_streams: usize,
+    pub max_streams_per_caller: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -171,6 +184,7 @@ pub enum LlmProvider {
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
     pub debug_kinds: bool,
+    pub unconfirmed_requests_days: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -249,6 +263,9 @@ impl Config {
         ensure!(self.database.max_connections >= 2, "database.max_connections must be at least 2");
         ensure!(self.worker.lease_s >= 1, "worker.lease_s must be at least 1 second");
         ensure!(self.worker.poll_ms >= 1, "worker.poll_ms must be at least 1 millisecond");
+        ensure!(self.events.poll_ms >= 1, "events.poll_ms must be at least 1 millisecond");
+        ensure!(self.events.heartbeat_s >= 1, "events.heartbeat_s must be at least 1 second");
+        ensure!(self.events.buffer >= 1, "events.buffer must be at least 1");
         ensure!(self.http.rate_limit_per_minute >= 1, "http.rate_limit_per_minute must be at least 1");
         ensure!(self.http.strangers_per_minute >= 1, "http.strangers_per_minute must be at least 1");
         ensure!(self.sign_in.tries_per_minute >= 1, "sign_in.tries_per_minute must be at least 1");
@@ -256,10 +273,7 @@ impl Config {
             (60..=86_400).contains(&self.sign_in.access_token_s),
             "sign_in.access_token_s must be from a minute to a day: 60 to 86400"
         );
-        ensure!(
-            (1..=365).contains(&self.sign_in.refresh_token_days),
-            "sign_in.refresh_token_days must be 1 to 365"
-        );
+        ensure!((1..=365).contains(&self.sign_in.refresh_token_days), "sign_in.refresh_token_days must be 1 to 365");
         let llm = &self.llm;
         if llm.provider != LlmProvider::Local {
             ensure!(llm.model.is_some(), "llm.provider is set and llm.model is not; name the model, or set the provider to `local`");

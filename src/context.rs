@@ -126,8 +126,12 @@ fn token_keys(config: &SignIn, vault: &Vault) -> anyhow::Result<Vec<(String, Zer
     let mut keys: Vec<(String, _)> = Vec::with_capacity(config.token_keys.len());
     for (n, text) in config.token_keys.iter().enumerate() {
         let key = vault::parse_key(text.expose_secret().trim());
-        let (id, key) = key.map_err(|problem| anyhow::anyhow!("token key number {} (sign_in.token_keys) {problem}", n + 1))?;
-        anyhow::ensure!(keys.iter().all(|(other, _)| *other != id), "two token keys are called {id} (sign_in.token_keys)");
+        let (id, key) =
+            key.map_err(|problem| anyhow::anyhow!("token key number {} (sign_in.token_keys) {problem}", n + 1))?;
+        anyhow::ensure!(
+            keys.iter().all(|(other, _)| *other != id),
+            "two token keys are called {id} (sign_in.token_keys)"
+        );
         keys.push((id, key));
     }
     Ok(keys)

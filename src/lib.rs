@@ -16,6 +16,8 @@ pub mod demo;
 pub mod domain;
 /// Everything about one job: the queue's record, with what it did in its organization.
 pub mod flight_recorder;
+/// Live events: one reader per process hands what is committed to whoever follows it.
+pub mod events;
 /// The API and the pages: a file per resource, one shape of errors.
 pub mod http;
 /// What the product does in the background, one file per job.

@@ -53,6 +53,12 @@ ensure_rust() {
     die "Rust $wanted or newer is needed, this is $found. With rustup: rustup update; else get it from https://rustup.rs"
 }
 
+# A real browser for the tests of the pages.
+ensure_chromium() {
+  command -v chromedriver >/dev/null && command -v chromium >/dev/null ||
+    install_packages "The pages are tested in a real browser" chromium chromium-driver
+}
+
 # Exports DATABASE_URL: the one that is set already, or that of the private database under .backroom/.
 ensure_database() {
   if [[ -n ${DATABASE_URL:-} ]]; then

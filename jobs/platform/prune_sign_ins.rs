@@ -76,7 +76,9 @@ mod tests {
         drop(db);
 
         let job = || NewJob::of(&PruneSignIns {});
-        let done = |sessions: u64, tries: u64| Outcome::Completed { result: Some(json!({ "sessions": sessions, "tries": tries })) };
+        let done = |sessions: u64, tries: u64| Outcome::Completed {
+            result: Some(json!({ "sessions": sessions, "tries": tries })),
+        };
         assert_eq!(run(&world, job()).await, done(0, 0));
         world.app.clock.advance(Duration::days(32));
         assert_eq!(run(&world, job()).await, done(1, 1), "the day's session, and the network of a stranger");

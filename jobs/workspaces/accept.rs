@@ -10,7 +10,11 @@ use crate::{
     domain::{
         Invitation, InvitationState, Language, LinkToken, NewUser, Organization, PasswordHash, Role, User, Workspace,
     },
-    store::{StoreError, invitations, memberships, organizations, users, workspaces},
+    store::{
+        StoreError,
+        events::{self, NewEvent},
+        invitations, memberships, organizations, users, workspaces,
+    },
     tenant::{self, TenantTx},
 };
 
@@ -145,11 +149,15 @@ pub async fn accept(app: &App, token: &LinkToken, person: Option<NewPerson>) -> 
         return Ok(Accepted::Shut(Shut::Removed, known));
     }
     users::confirm(&mut plane, account.id, now).await?;
-    memberships::add(&mut plane, organization.id, account.id, Role::User, None, now).await?;
+    let came_in = memberships::add(&mut plane, organization.id, account.id, Role::User, None, now).await?;
 
     let mut tx = TenantTx::enter(plane, organization).await?;
     let actor = format!("user:{}", account.id);
     let asked = Asked { actor: &actor, now, trace: None };
+    if came_in {
+        let (topic, payload) = ("organization".to_owned(), json!({ "user_id": account.id, "role": Role::User }));
+        events::append(&mut tx, &NewEvent { topic, kind: "member.added", payload, actor: &actor }, now).await?;
+    }
     ensure_personal(&mut tx, (account.id, account.language), &asked).await?;
     let (workspace, id) = (invited.workspace.id, invited.invitation.id);
     let joined = workspaces::add_member(&mut tx, (workspace, account.id), now).await?;

@@ -1,6 +1,7 @@
-//! `backroom bench [NAME…]`: what the queue does on this machine, one JSON line per measurement. Needs a release build
+//! `backroom bench [NAME…]`: what queue and API do on this machine, one JSON line per measurement. Needs a release build
 //! and a PostgreSQL with its durable settings; works in a database of its own, which it drops at the end.
 
+mod api;
 mod processes;
 mod queue;
 
@@ -16,7 +17,7 @@ use sqlx::{
 use crate::{context::connect_options, tenant};
 
 /// Every measurement that `bin/bench` knows, in the order in which it takes them.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 18] = [
     "queue.enqueue_one",
     "queue.enqueue_bulk",
     "queue.drain",
@@ -26,6 +27,14 @@ pub const NAMES: [&str; 10] = [
     "worker.rss_idle",
     "worker.rss_busy",
     "billing.sweep",
+    "api.argon2id",
+    "api.sign_in_p50",
+    "api.sign_in",
+    "api.enqueue",
+    "api.enqueue_p50",
+    "api.enqueue_p99",
+    "api.event_streams_rss",
+    "api.event_delay_p50",
     "queue.drain_with_history",
 ];
 
@@ -95,6 +104,15 @@ async fn measure(database: &Database, wanted: impl Fn(&str) -> bool) -> anyhow::
     }
     if wanted("billing.sweep") {
         processes::sweep(database).await?;
+    }
+    if wanted("api.argon2id") || wanted("api.sign_in_p50") || wanted("api.sign_in") {
+        api::sign_in(database).await?;
+    }
+    if wanted("api.enqueue") || wanted("api.enqueue_p50") || wanted("api.enqueue_p99") {
+        api::enqueue(database).await?;
+    }
+    if wanted("api.event_streams_rss") || wanted("api.event_delay_p50") {
+        api::event_streams(database).await?;
     }
     if wanted("queue.drain_with_history") {
         queue::drain_with_history(&database.pool).await?;

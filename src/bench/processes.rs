@@ -50,22 +50,26 @@ impl WorkerProcess {
         Ok(Self(command.spawn().context("could not start a worker process")?))
     }
 
-    /// A line of `/proc/<pid>/status` in MB: `VmRSS` is now, `VmHWM` the peak.
     fn memory_mb(&mut self, line: &str) -> anyhow::Result<f64> {
-        if let Some(status) = self.0.try_wait()? {
-            bail!("the worker ended early: {status}");
-        }
-        let pid = self.0.id().context("the worker has no process id")?;
-        let status =
-            std::fs::read_to_string(format!("/proc/{pid}/status")).context("memory is read from /proc (Linux)")?;
-        let kilobytes = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.split_whitespace().next());
-        Ok(kilobytes.context("no such line in /proc status")?.parse::<f64>()? / 1024.0)
+        memory_mb(&mut self.0, line)
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {
         self.0.kill().await?;
         Ok(())
     }
+}
+
+/// A line of `/proc/<pid>/status` in MB: `VmRSS` is now, `VmHWM` the peak.
+pub(super) fn memory_mb(process: &mut Child, line: &str) -> anyhow::Result<f64> {
+    if let Some(status) = process.try_wait()? {
+        bail!("the process ended early: {status}");
+    }
+    let pid = process.id().context("the process has no id")?;
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).context("memory is read from /proc (Linux)")?;
+    let kilobytes = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.split_whitespace().next());
+    Ok(kilobytes.context("no such line in /proc status")?.parse::<f64>()? / 1024.0)
 }
 
 async fn until(

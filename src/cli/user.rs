@@ -25,8 +25,10 @@ use crate::{
 #[derive(Subcommand)]
 pub enum User {
     /// Give a person an account and a role; a generated password is shown this once
-    #[command(after_help = "Who has an account already keeps it, with its name and password, and is added with the role.\n\n\
-        Example:\n  backroom user create anna@acme.example --org acme --name 'Anna Ek' --role admin")]
+    #[command(
+        after_help = "Who has an account already keeps it, with its name and password, and is added with the role.\n\n\
+        Example:\n  backroom user create anna@acme.example --org acme --name 'Anna Ek' --role admin"
+    )]
     Create(Create),
     /// List an organization's people, in the order of their ids
     #[command(after_help = "Example:\n  backroom user list --org acme --role admin")]
@@ -91,8 +93,11 @@ pub async fn run(session: &Session, command: User, output: Output) -> anyhow::Re
                     ]
                 });
                 let header = ["id", "e-mail", "name", "role", "company", "since"];
-                output.table(header, table.collect(), &format!("{org} has no such people; add one with `backroom user create`"))
-                    + &more(next)
+                output.table(
+                    header,
+                    table.collect(),
+                    &format!("{org} has no such people; add one with `backroom user create`"),
+                ) + &more(next)
             })?;
         }
     }
@@ -112,7 +117,8 @@ async fn create(session: &Session, new: Create, output: Output) -> anyhow::Resul
     let generated = !new.password_stdin;
     let password = if generated { made_up() } else { from_stdin()? };
     let hash = {
-        let password = Password::parse(password.expose_secret()).map_err(|error| usage(format!("the password {error}")))?;
+        let password =
+            Password::parse(password.expose_secret()).map_err(|error| usage(format!("the password {error}")))?;
         session.app()?.hash_password(password).await?
     };
     let now = session.clock.now();
@@ -133,8 +139,7 @@ async fn create(session: &Session, new: Create, output: Output) -> anyhow::Resul
     tenant::join(tx, &organization, person.id, place, ("operator", now)).await?.commit().await?;
 
     let (organization_id, user_id) = (organization.id, person.id);
-    let membership =
-        Membership { organization_id, user_id, role: new.role, company_id: new.company, created_at: now };
+    let membership = Membership { organization_id, user_id, role: new.role, company_id: new.company, created_at: now };
     let mut answer = document(&membership, &person);
     answer["created"] = (!known).into();
     let shown = generated && !known;
@@ -160,6 +165,9 @@ fn made_up() -> SecretString {
 
 fn from_stdin() -> anyhow::Result<SecretString> {
     let mut text = String::new();
-    std::io::stdin().take(4_096).read_to_string(&mut text).context("could not read the password from standard input")?;
+    std::io::stdin()
+        .take(4_096)
+        .read_to_string(&mut text)
+        .context("could not read the password from standard input")?;
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
 }

@@ -223,7 +223,11 @@ mod tests {
         let after = both.sign(&claims());
         assert!(new.open(&after, now()).is_ok());
         assert_eq!(old.open(&after, now()), Err(TokenError::Invalid));
-        assert_eq!(TokenKeys::new(vec![key("k1", 9)]).open(&before, now()), Err(TokenError::Invalid), "the id alone is no key");
+        assert_eq!(
+            TokenKeys::new(vec![key("k1", 9)]).open(&before, now()),
+            Err(TokenError::Invalid),
+            "the id alone is no key"
+        );
     }
 
     /// A token of these parts, signed by key 1.
@@ -265,7 +269,17 @@ mod tests {
         }
         let token = keys.sign(&claims());
         let (head, _) = token.rsplit_once('.').unwrap();
-        for cut in ["", ".", "..", "a.b.c", head, &format!("{head}."), &format!("{token}x"), &format!("{token}.x"), &token[1..]] {
+        for cut in [
+            "",
+            ".",
+            "..",
+            "a.b.c",
+            head,
+            &format!("{head}."),
+            &format!("{token}x"),
+            &format!("{token}.x"),
+            &token[1..],
+        ] {
             assert_eq!(keys.open(cut, now()), Err(TokenError::Invalid), "{cut}");
         }
     }

@@ -99,8 +99,13 @@ mod tests {
     #[test]
     fn addresses_that_differ_in_case_or_unicode_form_have_one_key() {
         let key = |text: &str| EmailAddress::parse(text).unwrap_or_else(|e| panic!("{text} {e}")).key();
-        for same in ["anna@acme.example", "ANNA@ACME.example", "Anna@Acme.Example", "ａｎｎａ＠ａｃｍｅ．example", "anna@acme\u{ff0e}example"]
-        {
+        for same in [
+            "anna@acme.example",
+            "ANNA@ACME.example",
+            "Anna@Acme.Example",
+            "ａｎｎａ＠ａｃｍｅ．example",
+            "anna@acme\u{ff0e}example",
+        ] {
             assert_eq!(key(same), "anna@acme.example", "{same}");
         }
         for same in ["Bo@exämple.se", "bo@EXÄMPLE.se", "bo@exa\u{308}mple.se", "bo@xn--exmple-cua.se"] {
@@ -109,7 +114,11 @@ mod tests {
         assert_eq!(key("\u{212a}im@b.example"), "kim@b.example", "the Kelvin sign is a K");
         assert_ne!(key("anna+1@acme.example"), key("anna@acme.example"));
         for other in ["аnna@acme.example", "ınga@acme.example", "ånna@acme.example"] {
-            assert_eq!(EmailAddress::parse(other).unwrap_err().code, "invalid", "{other}: another letter, not another form");
+            assert_eq!(
+                EmailAddress::parse(other).unwrap_err().code,
+                "invalid",
+                "{other}: another letter, not another form"
+            );
         }
     }
 

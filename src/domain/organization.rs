@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::field_error::one_line;
 use super::text::text_enum;
-use super::{Currency, DunningPolicy, EmailAddress, FieldErrors, Language, ParseError, Slug, luhn};
+use super::{Currency, DunningPolicy, EmailAddress, FieldErrors, JoinForm, Language, ParseError, Slug, luhn};
 
 text_enum! {
     /// What the organization pays for.
@@ -51,6 +51,8 @@ pub struct Settings {
     pub payment: PaymentDetails,
     /// The currency of an invoice that names none.
     pub currency: Currency,
+    /// What strangers ask to become members with.
+    pub join_form: JoinForm,
 }
 
 /// How customers pay.
@@ -72,6 +74,7 @@ impl Default for Settings {
             admin_emails: Vec::new(),
             payment: PaymentDetails::default(),
             currency: Currency::SEK,
+            join_form: JoinForm::default(),
         }
     }
 }
@@ -91,6 +94,7 @@ impl Settings {
         if let Some(payee) = &self.payment.payee {
             errors.check("payment.payee", one_line(payee, 200));
         }
+        errors.check("join_form.fields", self.join_form.check());
         errors.into_result()
     }
 

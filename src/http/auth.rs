@@ -111,6 +111,14 @@ impl Caller {
         }
     }
 
+    /// The program's key; `None`: a person.
+    pub fn key(&self) -> Option<Uuid> {
+        match &self.who {
+            Who::Key { id, .. } => Some(*id),
+            Who::Person(_) => None,
+        }
+    }
+
     /// Whether the caller may see the field (AUTH-4). A key sees what its scope opens.
     pub fn may_see(&self, field: policy::Field) -> bool {
         self.person().is_none_or(|member| policy::may_see(member.role, field))
@@ -332,9 +340,10 @@ impl FromRequestParts<ApiState> for Operator {
         }
         match parts.extensions.get::<Identity>() {
             Some(Identity::Operator) => Ok(Self),
-            Some(Identity::Caller(_)) => {
-                Err(Problem::new(ProblemType::Forbidden, "this needs the operator's token; no organization's key or person"))
-            }
+            Some(Identity::Caller(_)) => Err(Problem::new(
+                ProblemType::Forbidden,
+                "this needs the operator's token; no organization's key or person",
+            )),
             Some(Identity::Refused(problem)) => Err((**problem).clone()),
             None => Err(unauthenticated("there is no `Authorization: Bearer TOKEN` header")),
         }
@@ -373,6 +382,14 @@ enum Identity {
     Caller(Arc<Caller>),
     Operator,
     Refused(Arc<Problem>),
+}
+
+/// The person whose request it is, if it is a signed-in person's.
+pub fn person_id(request: &Request) -> Option<Uuid> {
+    match request.extensions().get::<Identity>() {
+        Some(Identity::Caller(caller)) => caller.person().map(|person| person.user_id),
+        _ => None,
+    }
 }
 
 fn unauthenticated(detail: &'static str) -> Problem {
@@ -478,7 +495,8 @@ async fn by_access_token(
     now: DateTime<Utc>,
 ) -> Result<(Caller, DateTime<Utc>), Problem> {
     let claims = state.app.tokens.open(token, now)?;
-    let revoked = || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
+    let revoked =
+        || Problem::new(ProblemType::TokenRevoked, "the session has ended, or you have left the organization");
     let mut db = state.app.db.acquire().await?;
     let standing = sessions::standing(&mut db, claims.session).await?.ok_or_else(revoked)?;
     // A session is of one person in one organization; a token that says otherwise was never made by us.

@@ -23,7 +23,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
-    ApiState,
+    ApiState, auth,
     problem::{Problem, ProblemType},
 };
 use crate::{
@@ -66,13 +66,27 @@ impl Key {
             head.update(part);
             head.update([0]);
         }
-        Ok(Some(Self { key: key.to_owned(), head }))
+        // A person's keys are theirs alone: another's answer is not for them.
+        let key = match auth::person_id(request) {
+            Some(person) => format!("{person} {key}"),
+            None => key.to_owned(),
+        };
+        Ok(Some(Self { key, head }))
     }
 
     /// The key together with what the request says.
     pub fn over(mut self, body: &[u8]) -> Idempotency {
         self.head.update(body);
         Idempotency { key: self.key, fingerprint: self.head.finalize().into() }
+    }
+}
+
+impl Idempotency {
+    /// The key of somebody who acts for nobody: it never meets one of the organization's own, which have visible characters only.
+    #[must_use]
+    pub fn of_stranger(mut self) -> Self {
+        self.key.insert(0, '\u{1}');
+        self
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     domain::{EmailAddress, FieldErrors, Language, NewUser, Password, Role, User, user::check_name},
+    jobs::workspaces::{self, Asked},
     store::{
         StoreError,
         memberships::{self, Membership},
@@ -277,14 +278,12 @@ async fn change(
     params(("id" = Uuid, Path)),
     responses((status = 204, description = "Removed"), Problems)
 )]
-async fn remove(
-    State(state): State<ApiState>,
-    caller: May<MembersWrite>,
-    Id(id): Id,
-) -> Result<StatusCode, Problem> {
+async fn remove(State(state): State<ApiState>, caller: May<MembersWrite>, Id(id): Id) -> Result<StatusCode, Problem> {
     let tx = state.app.db.begin().await?;
-    let told = (&*caller.actor(), state.app.clock.now());
-    tenant::end_membership(tx, &caller.organization, id, told).await?.commit().await?;
+    let (actor, now) = (caller.actor(), state.app.clock.now());
+    let mut tx = tenant::end_membership(tx, &caller.organization, id, (&actor, now)).await?;
+    workspaces::forget(&mut tx, id, &Asked { actor: &actor, now, trace: None }).await?;
+    tx.commit().await?;
     state.keys.forget(caller.organization.id);
     Ok(StatusCode::NO_CONTENT)
 }

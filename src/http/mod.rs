@@ -10,6 +10,7 @@ mod conversations;
 mod cursor;
 mod edge;
 mod effects;
+mod events;
 mod explain;
 mod extract;
 mod health;
@@ -18,6 +19,8 @@ mod invitation_page;
 mod invitations;
 mod invoices;
 mod jobs;
+mod join_request_page;
+mod join_requests;
 mod me;
 mod members;
 mod network;
@@ -36,13 +39,16 @@ mod tests;
 mod usage;
 mod workspaces;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::{Router, extract::DefaultBodyLimit, middleware};
+use axum::{Router, extract::DefaultBodyLimit, middleware, serve::ListenerExt};
 use backroom_queue::{Registry, scheduler::Schedules};
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -54,7 +60,7 @@ use self::{
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
 };
-use crate::{context::App, mail::mailbox::Mailbox};
+use crate::{context::App, events::Hub, mail::mailbox::Mailbox};
 
 /// What all requests share.
 pub struct Api {
@@ -67,7 +73,11 @@ pub struct Api {
     sign_ins: Throttle,
     /// Requests to what is open to everybody, by network.
     strangers: Throttle,
+    /// Requests to join, by network.
+    join_requests: Throttle,
     imports: Semaphore,
+    /// Streams of events.
+    events: Hub,
     queues: BTreeSet<String>,
     has_mailbox: bool,
 }
@@ -76,13 +86,21 @@ pub struct Api {
 pub type ApiState = Arc<Api>;
 
 impl Api {
-    fn new(app: Arc<App>, registry: Arc<Registry<App>>, schedules: Arc<Schedules>, has_mailbox: bool) -> ApiState {
+    fn new(
+        app: Arc<App>,
+        registry: Arc<Registry<App>>,
+        schedules: Arc<Schedules>,
+        has_mailbox: bool,
+        shutdown: &CancellationToken,
+    ) -> ApiState {
         let configured = app.config.worker.queues.keys().cloned();
         let queues = configured.chain(registry.queues().into_iter().map(str::to_owned)).collect();
         let rate_limit = RateLimit::new(app.config.http.rate_limit_per_minute);
         let sign_ins = Throttle::new(app.config.sign_in.tries_per_minute);
         let strangers = Throttle::new(app.config.http.strangers_per_minute);
+        let join_requests = Throttle::per_hour(app.config.http.join_requests_per_hour);
         let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
+        let events = Hub::new(app.db.clone(), app.config.events.clone(), shutdown);
         Arc::new(Self {
             app,
             registry,
@@ -91,7 +109,9 @@ impl Api {
             rate_limit,
             sign_ins,
             strangers,
+            join_requests,
             imports,
+            events,
             queues,
             has_mailbox,
         })
@@ -103,20 +123,32 @@ impl Api {
     }
 }
 
-/// Everything that is served.
-///
-/// Order of the layers, outermost first: the edge (ids, trace, the shape of errors), CORS, panics, time limit, identity.
+/// Everything that is served, until the process ends.
 pub fn router(
     app: Arc<App>,
     registry: Arc<Registry<App>>,
     schedules: Arc<Schedules>,
     mailbox: Option<Mailbox>,
 ) -> Router {
-    let state = Api::new(app, registry, schedules, mailbox.is_some());
+    router_until(app, registry, schedules, mailbox, &CancellationToken::new())
+}
+
+/// Everything that is served; streams of events end with `shutdown`.
+///
+/// Order of the layers, outermost first: the edge (ids, trace, the shape of errors), CORS, panics, time limit, identity.
+fn router_until(
+    app: Arc<App>,
+    registry: Arc<Registry<App>>,
+    schedules: Arc<Schedules>,
+    mailbox: Option<Mailbox>,
+    shutdown: &CancellationToken,
+) -> Router {
+    let state = Api::new(app, registry, schedules, mailbox.is_some(), shutdown);
     let (api, document) = api(&state);
     let http = &state.app.config.http;
     api.merge(pages::routes(mailbox, &state))
         .merge(invitation_page::routes(&state))
+        .merge(join_request_page::routes(&state))
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -146,6 +178,8 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(me::routes())
         .merge(members::routes())
         .merge(effects::routes())
+        .merge(events::routes())
+        .merge(join_requests::routes())
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(workspaces::routes())
@@ -173,9 +207,25 @@ pub async fn serve(
     mailbox: Option<Mailbox>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let router = router(app, registry, schedules, mailbox).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, router)
+    let router = router_until(app, registry, schedules, mailbox, &shutdown);
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener.tap_io(bound_silence), router)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("the HTTP server ended")
+}
+
+/// A client that takes nothing of what it was sent for so long is gone, or as good as gone: its connection is closed. Else one that
+/// stopped reading a stream of events would hold its place for ever.
+const SILENCE: Duration = Duration::from_secs(60);
+
+fn bound_silence(connection: &mut TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(&*connection).set_tcp_user_timeout(Some(SILENCE)) {
+        tracing::debug!(%error, "could not bound how long a client may take nothing");
+    }
+    // Messages are small and are to be there now.
+    if let Err(error) = connection.set_nodelay(true) {
+        tracing::debug!(%error, "could not turn off the collecting of small packets");
+    }
 }

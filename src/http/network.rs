@@ -73,9 +73,8 @@ fn network(peer: Option<IpAddr>, headers: &HeaderMap, proxies: usize) -> Network
         .map(str::trim)
         .collect();
     let told = forwarded.len().checked_sub(proxies).filter(|_| proxies > 0).and_then(|at| forwarded.get(at));
-    let told = told.and_then(|text| {
-        text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
-    });
+    let told =
+        told.and_then(|text| text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip())));
     told.or(peer).map_or_else(|| Network("local".to_owned()), Network::of)
 }
 
@@ -89,6 +88,12 @@ impl Throttle {
     pub fn new(per_minute: u32) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         Self { limiter: RateLimiter::keyed(Quota::per_minute(per_minute)), counted: AtomicU32::new(0) }
+    }
+
+    /// As [`Throttle::new`], by the hour.
+    pub fn per_hour(per_hour: u32) -> Self {
+        let per_hour = NonZeroU32::new(per_hour).unwrap_or(NonZeroU32::MIN);
+        Self { limiter: RateLimiter::keyed(Quota::per_hour(per_hour)), counted: AtomicU32::new(0) }
     }
 
     /// Counts a request from the network: 429 with `Retry-After` when there were too many.
@@ -125,7 +130,11 @@ mod tests {
     fn a_client_cannot_choose_its_network_by_a_header() {
         assert_eq!(of("192.0.2.1", &["203.0.113.9"], 0), "192.0.2.1");
         assert_eq!(of("10.0.0.1", &["203.0.113.9"], 1), "203.0.113.9");
-        assert_eq!(of("10.0.0.1", &["198.51.100.7, 203.0.113.9"], 1), "203.0.113.9", "the left one is the client's own word");
+        assert_eq!(
+            of("10.0.0.1", &["198.51.100.7, 203.0.113.9"], 1),
+            "203.0.113.9",
+            "the left one is the client's own word"
+        );
         assert_eq!(of("10.0.0.1", &["198.51.100.7", "203.0.113.9, 10.0.0.2"], 2), "203.0.113.9");
         assert_eq!(of("10.0.0.1", &["203.0.113.9:4711"], 1), "203.0.113.9");
         assert_eq!(of("10.0.0.1", &[], 1), "10.0.0.1", "past the proxy");

@@ -63,6 +63,8 @@ impl IntoResponses for Problems {
         (name = "invoices", description = "Invoices and their reminders"),
         (name = "organization", description = "The caller's organization, its keys and its limits"),
         (name = "people", description = "Sign-in, and who belongs to the organization"),
+        (name = "join requests", description = "People who ask to become members"),
+        (name = "events", description = "What happened, and what happens"),
         (name = "workspaces", description = "Rooms in which people work together, and who is let in"),
         (name = "effects", description = "What jobs did to the outside world, once per key"),
         (name = "operator", description = "For who runs the installation; needs the operator's token"),
@@ -119,7 +121,8 @@ pub fn finish(collected: &utoipa::openapi::OpenApi, registry: &Registry<App>) ->
 
 /// What a key with the scope may do, a person may do whose role includes it: said once, at the key.
 fn admit_people(document: &mut Value) {
-    let operations = document["paths"].as_object_mut().into_iter().flatten().filter_map(|(_, item)| item.as_object_mut());
+    let operations =
+        document["paths"].as_object_mut().into_iter().flatten().filter_map(|(_, item)| item.as_object_mut());
     for operation in operations.flat_map(|item| item.values_mut()) {
         let Some(ways) = operation.get_mut("security").and_then(Value::as_array_mut) else { continue };
         let scopes = ways.iter().find_map(|way| way.get("api_key")).cloned();

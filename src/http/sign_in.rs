@@ -272,7 +272,8 @@ async fn refresh(
         Rotated::Reused { session_id } => {
             // Not in the request's own transaction, which leaves nothing behind when it is refused.
             drop(work);
-            let ended = sessions::end(&mut *state.app.db.acquire().await?, session_id, EndReason::TokenReused, now).await?;
+            let ended =
+                sessions::end(&mut *state.app.db.acquire().await?, session_id, EndReason::TokenReused, now).await?;
             state.keys.forget(organization.id);
             tracing::warn!(session = %session_id, ended, "a refresh token came a second time");
             let detail = "the refresh token was used before; the session has been ended";

@@ -126,7 +126,7 @@ struct MemberView {
 
 /// A page of members, in the order of their accounts.
 #[derive(Serialize, ToSchema)]
-struct MemberPage {
+struct WorkspaceMemberPage {
     members: Vec<MemberView>,
     /// For the next page; null on the last.
     next_cursor: Option<String>,
@@ -340,7 +340,7 @@ async fn switch(
     post, path = "/workspaces/{id}/leave", tag = "workspaces", operation_id = "leave_workspace",
     security(("person" = ["workspaces:read"])),
     params(("id" = Uuid, Path)),
-    responses((status = 200, body = Left), Problems)
+    responses((status = 200, body = WorkspaceLeft), Problems)
 )]
 async fn leave(
     State(state): State<ApiState>,
@@ -361,12 +361,12 @@ async fn leave(
     if !doors::leave(&mut work, (id, person.user_id), &asked).await? {
         return Err(Problem::not_found("workspace"));
     }
-    work.finish(Answer::new(StatusCode::OK, &Left { left: id })).await
+    work.finish(Answer::new(StatusCode::OK, &WorkspaceLeft { left: id })).await
 }
 
 /// Which workspace was left.
 #[derive(Serialize, ToSchema)]
-struct Left {
+struct WorkspaceLeft {
     left: Uuid,
 }
 
@@ -379,14 +379,14 @@ fn owner_stays() -> Problem {
     get, path = "/workspaces/{id}/members", tag = "workspaces", operation_id = "list_workspace_members",
     security(("person" = ["workspaces:read"])),
     params(("id" = Uuid, Path), ListParams),
-    responses((status = 200, body = MemberPage), Problems)
+    responses((status = 200, body = WorkspaceMemberPage), Problems)
 )]
 async fn members(
     State(state): State<ApiState>,
     person: Person<WorkspacesRead>,
     Id(id): Id,
     Query(params): Query<ListParams>,
-) -> Result<Json<MemberPage>, Problem> {
+) -> Result<Json<WorkspaceMemberPage>, Problem> {
     let page = params.page(MEMBERS)?;
     let mut tx: TenantTx = tenant::begin(&state.app.db, &person.organization).await?;
     let membership = membership(&mut tx, id, &person).await?;
@@ -406,7 +406,7 @@ async fn members(
             joined_at,
         }
     };
-    Ok(Json(MemberPage { members: joined.into_iter().map(view).collect(), next_cursor }))
+    Ok(Json(WorkspaceMemberPage { members: joined.into_iter().map(view).collect(), next_cursor }))
 }
 
 /// Removes a member from a workspace. For its owner, who stays.

@@ -53,7 +53,9 @@ pub enum Rotated {
     Unknown,
     Expired,
     /// It was used before: end the session.
-    Reused { session_id: Uuid },
+    Reused {
+        session_id: Uuid,
+    },
     /// Its session has ended.
     Ended,
 }

@@ -140,7 +140,8 @@ pub async fn credentials(db: &mut PgConnection, email: &EmailAddress) -> Result<
 
 /// What the person signs in with.
 pub async fn password(db: &mut PgConnection, id: Uuid) -> Result<Option<PasswordHash>, StoreError> {
-    let hash = sqlx::query_scalar!("select password_hash from public.users where id = $1", id).fetch_optional(db).await?;
+    let hash =
+        sqlx::query_scalar!("select password_hash from public.users where id = $1", id).fetch_optional(db).await?;
     Ok(hash.flatten().map(PasswordHash::stored))
 }
 

@@ -34,14 +34,16 @@ pub async fn insert(
 ) -> Result<Workspace, StoreError> {
     let row = sqlx::query_as!(
         Row,
-        "with made as (
+        r#"with made as (
              insert into workspaces (id, name, owner_id, personal, created_at, updated_at)
              values ($1, $2, $3, false, $4, $4)
              returning id, name, owner_id, personal, created_at, updated_at
          ), joined as (
              insert into workspace_members (workspace_id, user_id, joined_at) select id, owner_id, created_at from made
          )
-         select id, name, owner_id, personal, created_at, updated_at from made",
+         select id as "id!", name as "name!", owner_id as "owner_id!", personal as "personal!", created_at as "created_at!",
+                updated_at as "updated_at!"
+         from made"#,
         Uuid::now_v7(),
         name.as_str(),
         owner,
@@ -61,7 +63,7 @@ pub async fn insert_personal(
 ) -> Result<Option<Workspace>, StoreError> {
     let row = sqlx::query_as!(
         Row,
-        "with made as (
+        r#"with made as (
              insert into workspaces (id, name, owner_id, personal, created_at, updated_at)
              values ($1, $2, $3, true, $4, $4)
              on conflict (owner_id) where personal do nothing
@@ -69,7 +71,9 @@ pub async fn insert_personal(
          ), joined as (
              insert into workspace_members (workspace_id, user_id, joined_at) select id, owner_id, created_at from made
          )
-         select id, name, owner_id, personal, created_at, updated_at from made",
+         select id as "id!", name as "name!", owner_id as "owner_id!", personal as "personal!", created_at as "created_at!",
+                updated_at as "updated_at!"
+         from made"#,
         Uuid::now_v7(),
         name.as_str(),
         owner,

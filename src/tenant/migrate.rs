@@ -9,6 +9,7 @@ use futures::{StreamExt, stream};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, migrate::Migrator};
 
 use super::roles::{ensure_role, quote};
+use crate::store::feed;
 
 /// The schema without an organization against which the queries in `store` are checked at compile time.
 pub const TEMPLATE_SCHEMA: &str = "tenant_template";
@@ -102,6 +103,7 @@ async fn migrate_one(db: &PgPool, schema: &str, role: Option<&str>) -> anyhow::R
         // A dump restored elsewhere comes without its roles.
         ensure_role(&mut tx, role).await?;
         grant(&mut tx, schema, role).await?;
+        feed::adopt_restored(&mut tx).await?;
     }
     tx.commit().await?;
     Ok(applied)

@@ -172,7 +172,9 @@ mod tests {
         assert!(matches!(taken, Err(StoreError::Conflict { field: "email", .. })), "{taken:?}");
         let found = users::by_email(&mut tx, &again.email).await.unwrap().unwrap();
         assert_eq!((found.id, found.email.as_str()), (anna, "Anna.Ek@acme.example"));
-        assert!(users::confirm(&mut tx, anna, now).await.unwrap() && !users::confirm(&mut tx, anna, now).await.unwrap());
+        assert!(
+            users::confirm(&mut tx, anna, now).await.unwrap() && !users::confirm(&mut tx, anna, now).await.unwrap()
+        );
     }
 
     /// AUTH-1, EVT-1
@@ -207,7 +209,11 @@ mod tests {
         assert!(matches!(gone, Err(PeopleError::NotAMember)));
         add(db, &acme, anna, Role::User).await.unwrap();
         assert_eq!(memberships::of_user(&mut connection, anna).await.unwrap().len(), 1);
-        assert_eq!(sessions::standing(&mut connection, session.session_id).await.unwrap(), None, "the old session stays ended");
+        assert_eq!(
+            sessions::standing(&mut connection, session.session_id).await.unwrap(),
+            None,
+            "the old session stays ended"
+        );
 
         let mut tx = tenant::begin(db, &acme).await.unwrap();
         let events = events::page(&mut tx, Some("organization"), Page::first(100)).await.unwrap();
@@ -231,7 +237,9 @@ mod tests {
             add(db, &acme, one, Role::Admin).await.unwrap();
             add(db, &acme, two, Role::Admin).await.unwrap();
             // Whoever stayed from the rounds before leaves first.
-            let before = memberships::page(&mut db.acquire().await.unwrap(), acme.id, Some(Role::Admin), None, 100).await.unwrap();
+            let before = memberships::page(&mut db.acquire().await.unwrap(), acme.id, Some(Role::Admin), None, 100)
+                .await
+                .unwrap();
             for (member, _) in before.iter().filter(|(member, _)| ![one, two].contains(&member.user_id)) {
                 let tx = end_membership(db.begin().await.unwrap(), &acme, member.user_id, ("test", now)).await.unwrap();
                 tx.commit().await.unwrap();

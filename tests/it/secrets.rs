@@ -180,6 +180,7 @@ async fn planted_secrets_are_found_nowhere() {
         ("BACKROOM__MAIL__SMTP_URL", "smtp://user:planted-smtp-password@mail.example.com"),
         ("BACKROOM__VAULT__KEYS", "planted-vault-key"),
         ("BACKROOM__VAULT__INDEX_KEY", "planted-index-key"),
+        ("BACKROOM__SIGN_IN__TOKEN_KEYS", "planted-token-key"),
     ]);
     for (name, value) in broken {
         let ran = program.clone().without(name).with(name, value).run(&["job", "run", "debug.noop", "--verbose"]).await;
@@ -207,6 +208,7 @@ async fn planted_secrets_are_found_nowhere() {
         "planted-smtp-password",
         "planted-vault-key",
         "planted-index-key",
+        "planted-token-key",
         "planted-contact-notes",
         "Planted Person",
         "709731731",

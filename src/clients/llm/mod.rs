@@ -6,12 +6,7 @@
 //! two dialects is a page each.
 
 mod anthropic;
-#[cfg(test)]
-#[path = "../../../tests/it/support/llm.rs"]
-pub(crate) mod fake;
 mod openai;
-#[cfg(test)]
-mod tests;
 
 use std::time::Duration;
 
@@ -200,3 +195,10 @@ fn one_line(text: &str, key: Option<&SecretString>) -> String {
     let line = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     line.collect::<Vec<_>>().join(" ").chars().take(200).collect()
 }
+
+/// The black-box tests' own: a provider over real HTTP.
+#[cfg(test)]
+#[path = "../../../tests/it/support/llm.rs"]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -7,13 +7,20 @@ mod bulk_actions;
 mod conversations;
 mod edge;
 mod effects;
+mod events;
 mod explain;
 mod idempotency;
 mod jobs;
+mod join_requests;
+mod members;
 mod openapi;
 mod operator;
 mod pages;
+mod policy;
 mod schedules;
+mod sign_in;
+mod strangers;
+mod usage;
 mod workspaces;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -34,11 +41,11 @@ use super::router;
 use crate::{
     config::Config,
     context::App,
-    domain::{Clock, Organization, Scope},
+    domain::{Claims, Clock, EmailAddress, Language, NewUser, Organization, Password, Role, Scope},
     mail::mailbox::{Mailbox, MailboxRules},
-    store::api_keys,
+    store::{api_keys, sessions, users},
     telemetry,
-    tenant::testing::TestDatabase,
+    tenant::{self, testing::TestDatabase},
     vault,
 };
 
@@ -109,11 +116,14 @@ impl World {
     }
 
     async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::at(Clock::system(), settings).await
+    }
+
+    async fn at(clock: Clock, settings: &[(&str, &str)]) -> Self {
         telemetry::init_metrics();
         let database = TestDatabase::new().await;
         let acme = database.organization("acme").await;
         let shutdown = CancellationToken::new();
-        let clock = Clock::system();
         let mailbox =
             Mailbox::start(([127, 0, 0, 1], 0).into(), MailboxRules::default(), clock.clone(), shutdown.clone())
                 .await
@@ -127,6 +137,8 @@ impl World {
             ("BACKROOM__JOBS__DEBUG_KINDS", "true".to_owned()),
             ("BACKROOM__HTTP__OPERATOR_TOKEN", OPERATOR.to_owned()),
             ("BACKROOM__HTTP__BASE_DOMAIN", "backroom.example".to_owned()),
+            ("BACKROOM__SIGN_IN__ARGON2_MEMORY_KIB", "64".to_owned()),
+            ("BACKROOM__SIGN_IN__ARGON2_PASSES", "1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
@@ -172,6 +184,44 @@ impl World {
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
         answer.json()["id"].as_str().unwrap().parse().unwrap()
     }
+}
+
+/// Somebody who has signed in.
+struct Someone {
+    id: Uuid,
+    email: String,
+    session: Uuid,
+    /// Their access token.
+    token: String,
+}
+
+/// A new person with the role, signed in. Nobody knows their password.
+async fn person_of(app: &App, organization: &Organization, role: Role, company: Option<Uuid>) -> Someone {
+    let email = format!("{role}-{}@{}.example", Uuid::now_v7().simple(), organization.slug);
+    let id = account(app, &email, None).await;
+    join(app, organization, id, role, company).await;
+    let now = app.clock.now();
+    let mut db = app.db.acquire().await.unwrap();
+    let lasts = chrono::Duration::days(30);
+    let session = sessions::begin(&mut db, (organization.id, id), now, lasts).await.unwrap().session_id;
+    let claims = Claims::access((id, organization.id, session), (role, company), now, chrono::Duration::hours(1));
+    Someone { id, email, session, token: app.tokens.sign(&claims) }
+}
+
+/// A new account.
+async fn account(app: &App, email: &str, password: Option<&str>) -> Uuid {
+    let password = match password {
+        Some(password) => Some(app.hash_password(Password::parse(password).unwrap()).await.unwrap()),
+        None => None,
+    };
+    let email = EmailAddress::parse(email).unwrap();
+    let new = NewUser { email, name: "Anna Ek".to_owned(), language: Language::Sv, password, confirmed_at: None };
+    users::create(&mut app.db.acquire().await.unwrap(), &new, app.clock.now()).await.unwrap().id
+}
+
+async fn join(app: &App, organization: &Organization, user: Uuid, role: Role, company: Option<Uuid>) {
+    let (tx, now) = (app.db.begin().await.unwrap(), app.clock.now());
+    tenant::join(tx, organization, user, (role, company), ("test", now)).await.unwrap().commit().await.unwrap();
 }
 
 async fn key_of(app: &App, organization: &Organization, scopes: &[Scope]) -> String {

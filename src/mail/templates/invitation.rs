@@ -115,7 +115,7 @@ fn bare(mail: &InvitationMail) -> Letter {
 }
 
 /// `9 mars 2026 kl. 09:00`, `9 March 2026 at 09:00`, by the clock of the zone.
-fn moment(language: Language, at: DateTime<Utc>, zone: Tz) -> String {
+pub(super) fn moment(language: Language, at: DateTime<Utc>, zone: Tz) -> String {
     let local = at.with_timezone(&zone);
     let date = long_date(language, local.date_naive());
     match language {

@@ -4,6 +4,7 @@
 //! So the two parts of a message can never disagree, and a new language is one more arm in each `match`.
 
 mod invitation;
+mod join_request;
 mod words;
 
 use askama::Template;
@@ -15,6 +16,7 @@ use crate::domain::money::Money;
 use crate::domain::organization::PaymentDetails;
 
 pub use invitation::{InvitationMail, render_invitation};
+pub use join_request::{ConfirmationMail, DecisionMail, render_confirmation, render_decision};
 
 /// A letter as the mail carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -95,6 +95,16 @@ impl Api {
         Self { key: key.to_owned(), ..self.clone() }
     }
 
+    /// Its key, for a client that is none of these.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The address of a path, for a browser.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "").await
     }

@@ -1,6 +1,7 @@
 //! The program as its users run it: processes on a database of their own, a mail server that counts.
 
 pub mod api;
+pub mod browser;
 pub mod link;
 pub mod llm;
 pub mod server;
@@ -11,10 +12,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
 use backroom::{
+    config::Config,
+    context::App,
     domain::{Clock, OrgNumber, Organization},
     mail::mailbox::{Mailbox, MailboxRules},
     tenant::{self, testing::TestDatabase},
@@ -73,6 +77,12 @@ impl Program {
     pub fn without(mut self, name: &str) -> Self {
         self.vars.retain(|(known, _)| known != name);
         self
+    }
+
+    /// What a process with these settings works with, in this one: for what a test does through the program's own doors.
+    pub async fn app(&self) -> Arc<App> {
+        let config = Config::from_vars(&self.vars.iter().cloned().collect()).expect("a configuration");
+        App::connect(config, Clock::system()).await.expect("an app")
     }
 
     /// Starts a long-running process. Its log goes to this test's standard error, or to the end of `log`.
