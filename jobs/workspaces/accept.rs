@@ -182,7 +182,10 @@ async fn account_of(
     now: DateTime<Utc>,
 ) -> Result<Option<User>, StoreError> {
     let found = users::by_email(db, &invitation.email).await?;
-    let (None, Some(NewPerson { name, password })) = (&found, person) else { return Ok(found) };
+    if found.is_some() {
+        return Ok(found);
+    }
+    let Some(NewPerson { name, password }) = person else { return Ok(None) };
     let new = NewUser {
         email: invitation.email.clone(),
         name,

@@ -97,7 +97,7 @@ mod tests {
             let bytes = URL_SAFE_NO_PAD.decode(&secret).unwrap();
             assert_eq!((secret.len(), bytes.len()), (43, 32));
             for (bit, ones) in ones.iter_mut().enumerate() {
-                *ones += u32::from(bytes[bit / 8] >> (bit % 8) & 1);
+                *ones += u32::from((bytes[bit / 8] >> (bit % 8)) & 1);
             }
             assert!(seen.insert(token.hash()), "a token was drawn twice");
         }
