@@ -4,7 +4,7 @@
 //! What a list of conversations shows is told on the workspace's topic, what is said in one on the conversation's, a new title on
 //! both.
 
-use backroom_queue::{NewJob, enqueue};
+use backroom_queue::{NewJob, TraceParent, enqueue};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -81,14 +81,14 @@ pub async fn start_conversation(
     (organization, workspace_id): (&Slug, Uuid),
     start: &Start,
     author: Uuid,
-    now: DateTime<Utc>,
+    (now, trace): (DateTime<Utc>, Option<TraceParent>),
 ) -> Result<Conversation, StoreError> {
     let conversation = conversations::insert(db, workspace_id, start.title.as_ref(), author, now).await?;
     let payload = json!({ "conversation_id": conversation.id, "title": conversation.title });
     let (topic, actor) = (workspace_topic(workspace_id), &actor(author));
     events::append(db, &NewEvent { topic, kind: "conversation.created", payload, actor }, now).await?;
     let Some(message) = &start.message else { return Ok(conversation) };
-    let posted = post_message(db, organization, (conversation.id, author), message, now).await?;
+    let posted = post_message(db, organization, (conversation.id, author), message, (now, trace)).await?;
     Ok(posted.map_or(conversation, |(conversation, _)| conversation))
 }
 
@@ -99,7 +99,7 @@ pub async fn post_message(
     organization: &Slug,
     (conversation_id, author): (Uuid, Uuid),
     body: &MessageText,
-    now: DateTime<Utc>,
+    (now, trace): (DateTime<Utc>, Option<TraceParent>),
 ) -> Result<Option<(Conversation, Message)>, StoreError> {
     let posted = conversations::post(db, (conversation_id, author), body, now).await?;
     let Some((conversation, message)) = posted else { return Ok(None) };
@@ -110,7 +110,8 @@ pub async fn post_message(
     let (topic, actor) = (topic(conversation.workspace_id, conversation_id), &actor(author));
     events::append(db, &NewEvent { topic, kind: "message.posted", payload, actor }, now).await?;
     if conversation.wants_a_name() {
-        enqueue(db, &NewJob::of(&NameConversation { conversation_id }).tenant(organization.as_str())).await?;
+        let job = NewJob::of(&NameConversation { conversation_id }).tenant(organization.as_str()).trace(trace);
+        enqueue(db, &job).await?;
     }
     Ok(Some((conversation, message)))
 }

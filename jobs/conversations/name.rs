@@ -356,7 +356,7 @@ mod tests {
             let mut tx = self.world.tenant().await;
             let place = (&self.world.organization.slug, self.workspace);
             let start = doors::Start::default();
-            let now = self.world.now();
+            let now = (self.world.now(), None);
             let id = doors::start_conversation(&mut tx, place, &start, self.people[0], now).await.unwrap().id;
             tx.commit().await.unwrap();
             for (message, author) in messages.iter().zip(self.people.iter().cycle()) {
@@ -369,7 +369,7 @@ mod tests {
             let mut tx = self.world.tenant().await;
             let body = MessageText::parse(message).unwrap();
             let slug = &self.world.organization.slug;
-            let posted = doors::post_message(&mut tx, slug, (conversation, author), &body, self.world.now()).await;
+            let posted = doors::post_message(&mut tx, slug, (conversation, author), &body, (self.world.now(), None)).await;
             assert!(posted.unwrap().is_some());
             tx.commit().await.unwrap();
         }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use backroom_queue::{Job, JobState};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -26,7 +26,8 @@ pub async fn play(act: &Act<'_>) -> anyhow::Result<bool> {
     let karin = act.sign_in(&act.cast.karin.email, &act.cast.karin.password).await?;
     let room = act.invite(&karin).await?;
     let talk = act.talk(&karin, &room).await?;
-    act.check_together(&karin, &room, &talk).await
+    let newcomer = act.join(&karin, &room).await?;
+    act.check_together(&karin, &room, &talk, &newcomer).await
 }
 
 /// Where people work together, and how the second of them came in.
@@ -48,6 +49,18 @@ struct Talk {
     named: String,
     /// How the job ended that was enqueued once more.
     again: (JobState, String),
+}
+
+/// A stranger who became a member.
+struct Newcomer {
+    email: String,
+    signe: Api,
+    /// Of the request: before the button was pressed, and at the end.
+    states: [String; 2],
+    /// Answers to the button, pressed twice.
+    pressed: [u16; 2],
+    /// What the list of requests answers to who is no admin.
+    refused: u16,
 }
 
 impl Act<'_> {
@@ -137,6 +150,47 @@ impl Act<'_> {
         Ok(Talk { path, named, again })
     }
 
+    /// A request from outside, its confirmation, and a decision.
+    async fn join(&self, karin: &Api, room: &Room) -> anyhow::Result<Newcomer> {
+        self.screen.step("A stranger asks to join");
+        let email = self.cast.address("signe.alm", "klippan.example");
+        let (stranger, path) = (self.api.for_(""), format!("/api/v1/organizations/{}/join-requests", self.slug()));
+        self.screen.say("Signe Alm has neither a key nor an account. Anybody may ask; the answer is the same whoever asks:");
+        self.screen.code(&format!(
+            "POST {path}\n  {{\"email\":\"{email}\",\"first_name\":\"Signe\",\"last_name\":\"Alm\"}}"
+        ));
+        let asks = json!({ "email": email, "first_name": "Signe", "last_name": "Alm" });
+        let received = stranger.post(&path, &asks).await?;
+        self.all_ended("the confirmation is mailed").await?;
+        let link = self.link_mailed_to(&email, "/join-requests/")?;
+        let requests = karin.get("/api/v1/join-requests").await?;
+        let request = requests["join_requests"].as_array().into_iter().flatten().find(|request| request["email"] == *email);
+        let request = request.context("the request is not in the list")?;
+        let one = format!("/api/v1/join-requests/{}", id_of(request)?);
+        let before = text(&request["status"]);
+        let looked = stranger.status(&link).await?;
+        let pressed = [stranger.submit(&link, &[]).await?, stranger.submit(&link, &[]).await?];
+        self.screen.say(&format!(
+            "It is {}. A mail goes to the address, so that nobody asks in somebody else's name: its link shows a page ({looked}), \
+             the button there confirms ({}), once (then {}).",
+            text(&received["status"]),
+            pressed[0],
+            pressed[1]
+        ));
+        let refused = room.elin.status("/api/v1/join-requests").await?;
+        self.screen.say(&format!("Elin is no admin and may not see requests ({refused}). Karin does, and approves:"));
+        self.screen.code("POST /api/v1/join-requests/{id}/approve");
+        karin.post(&format!("{one}/approve"), &json!({})).await?;
+        self.all_ended("the decision is mailed").await?;
+        let password = SecretString::from("en annan mening, som bara Signe minns");
+        let link = self.link_mailed_to(&email, "/join-requests/")?;
+        stranger.submit(&link, &[("password", password.expose_secret())]).await?;
+        let signe = self.sign_in(&email, &password).await?;
+        let after = text(&karin.get(&one).await?["status"]);
+        self.screen.fact("✓ let in", "The second mail told her, and let her choose a password. Signe is a member now.");
+        Ok(Newcomer { email, signe, states: [before, after], pressed, refused })
+    }
+
     /// The path of the link in the newest letter to the address.
     fn link_mailed_to(&self, address: &str, path: &str) -> anyhow::Result<String> {
         let letters = self.stage.mailbox.list(1000);
@@ -148,7 +202,13 @@ impl Act<'_> {
     }
 
     /// Looks, tells, and answers whether all is as told.
-    async fn check_together(&self, karin: &Api, room: &Room, talk: &Talk) -> anyhow::Result<bool> {
+    async fn check_together(
+        &self,
+        karin: &Api,
+        room: &Room,
+        talk: &Talk,
+        newcomer: &Newcomer,
+    ) -> anyhow::Result<bool> {
         self.screen.step("Was it true?");
         let mut found = Findings { screen: self.screen, good: true };
         let letters = self.stage.mailbox.accepted();
@@ -169,10 +229,25 @@ impl Act<'_> {
             &(&seen["title"], &seen["title_source"], talk.again.0),
             &(&json!("Moms november"), &json!("person"), JobState::Cancelled),
         );
-        let statuses = [self.api.status(&talk.path).await?, self.api.for_("").status(&talk.path).await?];
-        found.same("a key of the organization does not open a conversation, and a stranger has none", &statuses, &[403, 401]);
+        let to_signe = letters.iter().filter(|letter| letter.recipient == newcomer.email).count();
+        let states = newcomer.states.each_ref().map(String::as_str);
+        found.same(
+            "the request was confirmed once, decided by an admin, and took two mails",
+            &(states, newcomer.pressed, newcomer.refused, to_signe),
+            &(["pending_confirmation", "approved"], [200, 410], 403, 2),
+        );
+        let statuses = [newcomer.signe.status(&talk.path).await?, self.api.status(&talk.path).await?];
+        found.same(
+            "the conversation does not exist for a member who is not in the workspace, and no key opens it",
+            &statuses,
+            &[404, 403],
+        );
         Ok(found.good)
     }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 /// A link without most of its secret.

@@ -11,6 +11,7 @@ use super::{
     ApiState,
     auth::{ConversationsRead, ConversationsWrite, Person},
     cursor::{self, Limit},
+    edge::Trace,
     extract::{Id, Json as Body, Posted, Query},
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
@@ -178,6 +179,7 @@ async fn start(
     State(state): State<ApiState>,
     person: Person<ConversationsWrite>,
     Id(workspace): Id,
+    Trace(trace): Trace,
     posted: Posted<ConversationRequest>,
 ) -> Result<Response, Problem> {
     let start = posted.body.parse()?;
@@ -188,8 +190,8 @@ async fn start(
     };
     workspaces::member(&mut work, workspace, person.user_id).await?.ok_or_else(|| Problem::not_found("workspace"))?;
     let place = (&organization.slug, workspace);
-    let conversation =
-        doors::start_conversation(&mut work, place, &start, person.user_id, state.app.clock.now()).await?;
+    let asked = (state.app.clock.now(), Some(trace));
+    let conversation = doors::start_conversation(&mut work, place, &start, person.user_id, asked).await?;
     let location = format!("/api/v1/conversations/{}", conversation.id);
     work.finish(Answer::new(StatusCode::CREATED, &ConversationView::from(conversation)).at(location)).await
 }
@@ -269,6 +271,7 @@ async fn post_message(
     State(state): State<ApiState>,
     person: Person<ConversationsWrite>,
     Id(id): Id,
+    Trace(trace): Trace,
     posted: Posted<MessageRequest>,
 ) -> Result<Response, Problem> {
     let body = MessageText::parse(&posted.body.body).map_err(|error| error.at("body"))?;
@@ -277,8 +280,8 @@ async fn post_message(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
-    let now = state.app.clock.now();
-    let posted = doors::post_message(&mut work, &organization.slug, (id, person.user_id), &body, now).await?;
+    let asked = (state.app.clock.now(), Some(trace));
+    let posted = doors::post_message(&mut work, &organization.slug, (id, person.user_id), &body, asked).await?;
     let (_, message) = posted.ok_or_else(|| Problem::not_found("conversation"))?;
     work.finish(Answer::new(StatusCode::CREATED, &MessageView::from(message))).await
 }

@@ -46,6 +46,8 @@ async fn the_demo_comes_out_as_told_and_can_be_seen_again() {
             "twice by mistake: 200 and 410",
             "cancels itself: the conversation has a title.",
             "✓ one invitation was mailed, once",
+            "✓ let in",
+            "✓ the request was confirmed once",
             "✓ Everything came out as told",
             "/dev/mailbox",
             "-H 'Authorization: Bearer br_demo",

@@ -135,7 +135,7 @@ fn every_feature_is_named_by_a_test() {
         ("MAIL", &[1, 2, 3, 4]),
         ("TEN", &[1, 2, 3, 4, 5, 6]),
         ("BILL", &[1, 3, 4, 5, 6, 7, 8, 10]),
-        ("WORK", &[1, 2, 3, 4, 5, 6]),
+        ("WORK", &[1, 2, 3, 4, 5, 6, 7, 8]),
         ("OPS", &[1, 3, 4]),
     ];
     let mut named = BTreeSet::new();

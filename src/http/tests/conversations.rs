@@ -1,41 +1,18 @@
 //! Tasks, conversations and messages, as members and as others see them.
 
-use chrono::Duration;
-
 use super::*;
 use crate::{
-    domain::{Claims, EmailAddress, Language, NewUser, Role, WorkspaceName},
+    domain::WorkspaceName,
     jobs::conversations::NameConversation,
-    store::{Page, events, memberships, sessions, users, workspaces},
-    tenant,
+    store::{Page, events, workspaces},
 };
 
-/// Somebody who has signed in.
-struct Somebody {
-    id: Uuid,
-    token: String,
-}
-
 impl World {
-    async fn somebody(&self, name: &str, role: Role) -> Somebody {
-        self.somebody_of(&self.acme, name, role).await
+    async fn somebody(&self, role: Role) -> Someone {
+        person_of(&self.app, &self.acme, role, None).await
     }
 
-    async fn somebody_of(&self, organization: &Organization, name: &str, role: Role) -> Somebody {
-        let mut db = self.app.db.acquire().await.unwrap();
-        let now = self.app.clock.now();
-        let email = EmailAddress::parse(&format!("{name}@{}.example", organization.slug.as_str())).unwrap();
-        let (language, name) = (Language::Sv, name.to_owned());
-        let new = NewUser { email, name, language, password: None, confirmed_at: Some(now) };
-        let id = users::create(&mut db, &new, now).await.unwrap().id;
-        memberships::add(&mut db, organization.id, id, role, None, now).await.unwrap();
-        let refresh = sessions::begin(&mut db, (organization.id, id), now, Duration::days(1)).await.unwrap();
-        let ids = (id, organization.id, refresh.session_id);
-        let token = self.app.tokens.sign(&Claims::access(ids, (role, None), now, Duration::hours(1)));
-        Somebody { id, token }
-    }
-
-    async fn workspace(&self, people: &[&Somebody]) -> Uuid {
+    async fn workspace(&self, people: &[&Someone]) -> Uuid {
         let now = self.app.clock.now();
         let mut tx = tenant::begin(&self.app.db, &self.acme).await.unwrap();
         let name = WorkspaceName::parse("Kontoret").unwrap();
@@ -47,18 +24,18 @@ impl World {
         id
     }
 
-    async fn as_(&self, who: &Somebody, method: Method, path: &str, body: Option<Value>) -> Answer {
+    async fn as_(&self, who: &Someone, method: Method, path: &str, body: Option<Value>) -> Answer {
         self.send(request(method, path, &who.token, &[], body)).await
     }
 
     /// A POST that must make something; answers it.
-    async fn made(&self, who: &Somebody, path: &str, body: Value) -> Value {
+    async fn made(&self, who: &Someone, path: &str, body: Value) -> Value {
         let answer = self.as_(who, Method::POST, path, Some(body)).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{path}: {}", answer.text);
         answer.json()
     }
 
-    async fn seen(&self, who: &Somebody, path: &str) -> Value {
+    async fn seen(&self, who: &Someone, path: &str) -> Value {
         let answer = self.as_(who, Method::GET, path, None).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
         answer.json()
@@ -76,7 +53,7 @@ impl World {
 #[tokio::test]
 async fn members_talk_and_the_exchange_asks_for_a_name() {
     let world = World::new().await;
-    let (anna, bo) = (world.somebody("anna", Role::User).await, world.somebody("bo", Role::User).await);
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
     let workspace = world.workspace(&[&anna, &bo]).await;
     let list = format!("/api/v1/workspaces/{workspace}/conversations");
 
@@ -125,7 +102,7 @@ async fn members_talk_and_the_exchange_asks_for_a_name() {
 async fn to_who_is_no_member_nothing_of_a_workspace_exists() {
     let world = World::new().await;
     let other = world._database.organization("other").await;
-    let anna = world.somebody("anna", Role::User).await;
+    let anna = world.somebody(Role::User).await;
     let workspace = world.workspace(&[&anna]).await;
     let conversation = world.made(
         &anna,
@@ -136,9 +113,9 @@ async fn to_who_is_no_member_nothing_of_a_workspace_exists() {
     let task = world.made(&anna, &format!("/api/v1/workspaces/{workspace}/tasks"), json!({"title": PLANTED})).await;
     let task = task["id"].as_str().unwrap().to_owned();
     let strangers = [
-        world.somebody("admin", Role::Admin).await,
-        world.somebody("bo", Role::User).await,
-        world.somebody_of(&other, "anna", Role::Admin).await,
+        world.somebody(Role::Admin).await,
+        world.somebody(Role::User).await,
+        person_of(&world.app, &other, Role::Admin, None).await,
     ];
     let routes = |workspace: &str, conversation: &str, task: &str| {
         [
@@ -180,7 +157,7 @@ async fn to_who_is_no_member_nothing_of_a_workspace_exists() {
 #[tokio::test]
 async fn what_a_member_saw_is_gone_with_the_membership_or_the_workspace() {
     let world = World::new().await;
-    let (anna, bo) = (world.somebody("anna", Role::User).await, world.somebody("bo", Role::User).await);
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
     let workspace = world.workspace(&[&anna, &bo]).await;
     let list = format!("/api/v1/workspaces/{workspace}/conversations");
     let id = world.made(&bo, &list, json!({})).await["id"].as_str().unwrap().to_owned();
@@ -209,7 +186,7 @@ async fn what_a_member_saw_is_gone_with_the_membership_or_the_workspace() {
 #[tokio::test]
 async fn what_is_wrong_is_named_by_its_field() {
     let world = World::new().await;
-    let (anna, bo) = (world.somebody("anna", Role::User).await, world.somebody("bo", Role::User).await);
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
     let workspace = world.workspace(&[&anna]).await;
     let conversations = format!("/api/v1/workspaces/{workspace}/conversations");
     let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
@@ -242,7 +219,7 @@ async fn what_is_wrong_is_named_by_its_field() {
 #[tokio::test]
 async fn a_task_goes_through_its_states_and_is_found_by_them() {
     let world = World::new().await;
-    let (anna, bo) = (world.somebody("anna", Role::User).await, world.somebody("bo", Role::User).await);
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
     let workspace = world.workspace(&[&anna, &bo]).await;
     let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
     let states = world.seen(&anna, "/api/v1/task-states").await;
@@ -286,7 +263,7 @@ async fn a_task_goes_through_its_states_and_is_found_by_them() {
 #[tokio::test]
 async fn a_task_of_somebody_who_has_left_can_still_be_changed() {
     let world = World::new().await;
-    let (anna, bo) = (world.somebody("anna", Role::User).await, world.somebody("bo", Role::User).await);
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
     let workspace = world.workspace(&[&anna, &bo]).await;
     let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
     let task = world.made(&anna, &tasks, json!({"title": "x", "assignee_id": bo.id})).await;
@@ -305,7 +282,7 @@ async fn a_task_of_somebody_who_has_left_can_still_be_changed() {
 #[tokio::test]
 async fn a_message_that_is_sent_twice_with_one_key_is_said_once() {
     let world = World::new().await;
-    let anna = world.somebody("anna", Role::User).await;
+    let anna = world.somebody(Role::User).await;
     let workspace = world.workspace(&[&anna]).await;
     let conversation =
         world.made(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "ett"})).await;
@@ -327,7 +304,7 @@ async fn a_message_that_is_sent_twice_with_one_key_is_said_once() {
 #[tokio::test]
 async fn messages_at_the_same_time_have_places_of_their_own() {
     let world = World::new().await;
-    let (anna, bo) = (world.somebody("anna", Role::User).await, world.somebody("bo", Role::User).await);
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
     let workspace = world.workspace(&[&anna, &bo]).await;
     let conversation = world.made(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({})).await;
     let path = format!("/api/v1/conversations/{}/messages", conversation["id"].as_str().unwrap());
@@ -347,14 +324,14 @@ async fn messages_at_the_same_time_have_places_of_their_own() {
 #[tokio::test]
 async fn in_a_suspended_organization_conversations_can_be_read_only() {
     let world = World::new().await;
-    let anna = world.somebody("anna", Role::User).await;
+    let anna = world.somebody(Role::User).await;
     let workspace = world.workspace(&[&anna]).await;
     let list = format!("/api/v1/workspaces/{workspace}/conversations");
     world.made(&anna, &list, json!({"message": "Hej"})).await;
     let suspended = crate::domain::BillingStatus::Suspended;
     tenant::set_billing_status(&world.app.db, &world.app.clock, &world.acme, suspended).await.unwrap();
     // Somebody whom no process remembers.
-    let bo = world.somebody("bo", Role::User).await;
+    let bo = world.somebody(Role::User).await;
     let mut tx = tenant::begin(&world.app.db, &world.acme).await.unwrap();
     workspaces::add_member(&mut tx, (workspace, bo.id), world.app.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
