@@ -276,11 +276,17 @@ impl Config {
         ensure!((1..=365).contains(&self.sign_in.refresh_token_days), "sign_in.refresh_token_days must be 1 to 365");
         let llm = &self.llm;
         if llm.provider != LlmProvider::Local {
-            ensure!(llm.model.is_some(), "llm.provider is set and llm.model is not; name the model, or set the provider to `local`");
+            ensure!(
+                llm.model.is_some(),
+                "llm.provider is set and llm.model is not; name the model, or set the provider to `local`"
+            );
             // A job has three minutes for all it does.
             ensure!((1..=120).contains(&llm.timeout_s), "llm.timeout_s must be 1 to 120 seconds");
             ensure!(llm.requests_per_minute >= 1, "llm.requests_per_minute must be at least 1");
-            ensure!(llm.max_input_tokens >= 1 && llm.max_output_tokens >= 1, "llm.max_input_tokens and max_output_tokens must be at least 1");
+            ensure!(
+                llm.max_input_tokens >= 1 && llm.max_output_tokens >= 1,
+                "llm.max_input_tokens and max_output_tokens must be at least 1"
+            );
             let within = llm.temperature.is_none_or(|temperature| (0.0..=2.0).contains(&temperature));
             ensure!(within, "llm.temperature must be 0 to 2");
         }
@@ -531,7 +537,8 @@ mod tests {
         assert_eq!(load(&[]).unwrap().llm.provider, LlmProvider::Local);
         assert!(refusal(&[("BACKROOM__LLM__PROVIDER", "openai")]).contains("llm.model"));
         assert!(refusal(&[("BACKROOM__LLM__PROVIDER", "oracle")]).contains("`llm.provider`"));
-        let hot = [("BACKROOM__LLM__PROVIDER", "openai"), ("BACKROOM__LLM__MODEL", "m"), ("BACKROOM__LLM__TEMPERATURE", "3")];
+        let hot =
+            [("BACKROOM__LLM__PROVIDER", "openai"), ("BACKROOM__LLM__MODEL", "m"), ("BACKROOM__LLM__TEMPERATURE", "3")];
         assert!(refusal(&hot).contains("llm.temperature"));
         let networks = load(&[("BACKROOM__CLIENTS__ALLOW_NETWORKS", "10.1.0.0/16, 127.0.0.1,fd00::/8")]).unwrap();
         let networks: Vec<String> = networks.clients.allow_networks.iter().map(ToString::to_string).collect();

@@ -100,7 +100,8 @@ fn provider(config: &Config, clock: &Clock) -> anyhow::Result<Option<Box<dyn llm
         LlmProvider::Anthropic => "https://api.anthropic.com",
     };
     let address = settings.base_url.as_deref().unwrap_or(default);
-    let endpoint = Endpoint::parse(address).map_err(|problem| anyhow::anyhow!("the address in llm.base_url {problem}"))?;
+    let endpoint =
+        Endpoint::parse(address).map_err(|problem| anyhow::anyhow!("the address in llm.base_url {problem}"))?;
     let http = Http::new(HttpOptions {
         timeout: Duration::from_secs(settings.timeout_s),
         body_limit: config.clients.body_limit_bytes,

@@ -200,23 +200,26 @@ impl Exchange {
         let rate = RateLimit::new(provider.name(), settings.requests_per_minute, Duration::from_secs(60));
         if let Err(error) = ctx.permit(&rate).await {
             return match error.downcast_ref::<RetryAfter>() {
-                Some(RetryAfter { after, .. }) => Ok(self.later(ctx, *after, "the model is asked as often as it may be")),
+                Some(RetryAfter { after, .. }) => {
+                    Ok(self.later(ctx, *after, "the model is asked as often as it may be"))
+                }
                 None => Err(error),
             };
         }
         match provider.complete(&ask).await {
             Ok(completion) => {
                 // What is not counted by the server is counted here, rather too high.
-                let used = completion.usage.unwrap_or_else(|| TokenUsage {
-                    output: llm::estimated_tokens(&completion.text),
-                    ..asked
-                });
+                let used = completion
+                    .usage
+                    .unwrap_or_else(|| TokenUsage { output: llm::estimated_tokens(&completion.text), ..asked });
                 let (title, because) = match &completion.end {
                     End::Complete => match naming::clean(&completion.text) {
                         Some(title) => (Some(title), None),
                         None => (None, Some("the model's answer was no title".to_owned())),
                     },
-                    End::Length => (None, Some("the model's answer was cut off; raise llm.max_output_tokens".to_owned())),
+                    End::Length => {
+                        (None, Some("the model's answer was cut off; raise llm.max_output_tokens".to_owned()))
+                    }
                     End::Refused => (None, Some("the model would not name it".to_owned())),
                     End::Other(end) => (None, Some(format!("the model ended with {end:?}"))),
                 };
@@ -273,7 +276,8 @@ impl Exchange {
     /// Waits, unless the conversation would then have waited for longer than anybody should.
     fn later(&self, ctx: &Ctx<App>, wait: Duration, because: &str) -> Asked {
         let patience = chrono::Duration::seconds(i64::from(ctx.app.config.llm.patience_s));
-        let wait_until = chrono::Duration::from_std(wait).ok().and_then(|wait| ctx.app.clock.now().checked_add_signed(wait));
+        let wait_until =
+            chrono::Duration::from_std(wait).ok().and_then(|wait| ctx.app.clock.now().checked_add_signed(wait));
         match wait_until {
             Some(until) if until <= self.since + patience => Asked::Later(wait),
             _ => Answer::none(because),
@@ -369,7 +373,8 @@ mod tests {
             let mut tx = self.world.tenant().await;
             let body = MessageText::parse(message).unwrap();
             let slug = &self.world.organization.slug;
-            let posted = doors::post_message(&mut tx, slug, (conversation, author), &body, (self.world.now(), None)).await;
+            let posted =
+                doors::post_message(&mut tx, slug, (conversation, author), &body, (self.world.now(), None)).await;
             assert!(posted.unwrap().is_some());
             tx.commit().await.unwrap();
         }
@@ -663,7 +668,12 @@ mod tests {
     #[tokio::test]
     async fn a_provider_that_fails_is_tried_again_and_then_done_without() {
         let office = Office::asking(Dialect::OpenAi).await;
-        office.models.will([Mood::Fails(500, "server_error"), Mood::Truncated, Mood::BreaksOff, Mood::Says("Too late")]);
+        office.models.will([
+            Mood::Fails(500, "server_error"),
+            Mood::Truncated,
+            Mood::BreaksOff,
+            Mood::Says("Too late"),
+        ]);
         let job = office.talk(&[QUESTION, ANSWER]).await;
         let (db, registry, app) = (&office.world.app.db, &office.world.registry, office.world.app.clone());
 
@@ -688,7 +698,10 @@ mod tests {
 
         let outcome = office.run(&job).await;
 
-        assert!(matches!(&outcome, Outcome::Retryable { error, .. } if error.contains("no answer within 1s")), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::Retryable { error, .. } if error.contains("no answer within 1s")),
+            "{outcome:?}"
+        );
     }
 
     /// WORK-8, TEN-4: an answer that is no title costs what it costs, and is not asked for again.

@@ -52,10 +52,11 @@ impl Server {
     async fn start(database: &Database) -> anyhow::Result<Self> {
         let clock = Clock::system();
         let slug = Slug::parse("api").map_err(|e| anyhow::anyhow!("{e}"))?;
-        let organization = match crate::store::organizations::by_slug(&mut *database.pool.acquire().await?, "api").await? {
-            Some(organization) => organization,
-            None => tenant::create(&database.pool, &clock, NewOrganization::named(slug, "API")).await?,
-        };
+        let organization =
+            match crate::store::organizations::by_slug(&mut *database.pool.acquire().await?, "api").await? {
+                Some(organization) => organization,
+                None => tenant::create(&database.pool, &clock, NewOrganization::named(slug, "API")).await?,
+            };
         let scopes: Vec<String> = Scope::ALL.iter().map(|scope| scope.as_str().to_owned()).collect();
         let mut db = database.pool.acquire().await?;
         let (_, key) = api_keys::create(&mut db, &organization, "bench", &scopes, clock.now()).await?;
@@ -117,7 +118,13 @@ impl Connection {
     }
 
     /// One request and its whole answer: status and body.
-    async fn call(&mut self, method: &str, path: &str, token: &str, body: Option<&str>) -> anyhow::Result<(u16, String)> {
+    async fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: Option<&str>,
+    ) -> anyhow::Result<(u16, String)> {
         self.send(method, path, token, body).await?;
         let head = self.read_head().await?;
         let length = head
@@ -201,7 +208,8 @@ pub(super) async fn sign_in(database: &Database) -> anyhow::Result<()> {
         tx.commit().await?;
     }
     let body = |n: usize| {
-        json!({ "email": format!("person{}@example.com", n % PEOPLE), "password": PASSWORD, "organization": "api" }).to_string()
+        json!({ "email": format!("person{}@example.com", n % PEOPLE), "password": PASSWORD, "organization": "api" })
+            .to_string()
     };
     let mut waits = Vec::new();
     let mut connection = Connection::open(server.address).await?;
@@ -212,11 +220,16 @@ pub(super) async fn sign_in(database: &Database) -> anyhow::Result<()> {
         waits.push(began.elapsed().as_secs_f64() * 1000.0);
     }
     waits.sort_by(f64::total_cmp);
-    report("api.sign_in_p50", percentile(&waits, 50), "ms", format!("{SIGN_INS} sign-ins, one after the other; {cost}"));
+    report(
+        "api.sign_in_p50",
+        percentile(&waits, 50),
+        "ms",
+        format!("{SIGN_INS} sign-ins, one after the other; {cost}"),
+    );
 
-    let began = Instant::now();
+    let (began, address) = (Instant::now(), server.address);
     let side_by_side = (0..PEOPLE).map(|person| async move {
-        let mut connection = Connection::open(server.address).await?;
+        let mut connection = Connection::open(address).await?;
         for _ in 0..SIGN_INS / 8 {
             let (status, answer) = connection.call("POST", "/api/v1/sign-in", "", Some(&body(person))).await?;
             ensure!(status == 200, "a sign-in was answered with {status}: {answer}");
@@ -239,7 +252,8 @@ pub(super) async fn enqueue(database: &Database) -> anyhow::Result<()> {
     let mut waits = hammer(&server, ENQUEUE_FOR).await?;
     let took = began.elapsed().as_secs_f64();
     waits.sort_by(f64::total_cmp);
-    let note = format!("POST /api/v1/jobs with a key, {CONNECTIONS} connections, client and PostgreSQL on the same cores");
+    let note =
+        format!("POST /api/v1/jobs with a key, {CONNECTIONS} connections, client and PostgreSQL on the same cores");
     report("api.enqueue", waits.len() as f64 / took, "requests/s", note.as_str());
     report("api.enqueue_p50", percentile(&waits, 50), "ms", note.as_str());
     report("api.enqueue_p99", percentile(&waits, 99), "ms", note);
@@ -296,7 +310,9 @@ pub(super) async fn event_streams(database: &Database) -> anyhow::Result<()> {
     }
     delays.sort_by(f64::total_cmp);
     let peak = memory_mb(&mut server.process, "VmHWM")?;
-    let note = format!("peak resident memory of a server with {STREAMS} streams after {EVENTS} events to each; {idle:.0} MB without");
+    let note = format!(
+        "peak resident memory of a server with {STREAMS} streams after {EVENTS} events to each; {idle:.0} MB without"
+    );
     report("api.event_streams_rss", peak, "MB", note);
     let note = format!("commit until the last of {STREAMS} streams has the event, median of {EVENTS}");
     report("api.event_delay_p50", percentile(&delays, 50), "ms", note);

@@ -334,13 +334,11 @@ mod tests {
     /// SYNC-14
     #[test]
     fn only_public_addresses_are_public() {
-        for private in [
-            "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "172.16.0.1", "192.0.0.8",
-            "192.0.2.1", "192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.9", "224.0.0.1", "240.0.0.1",
-            "255.255.255.255", "::", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "fc00::1", "fd12::1", "fe80::1", "fec0::1",
-            "ff02::1", "2001::1", "2001:db8::1", "3fff::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1",
-            "2002:7f00:1::1", "2002:c0a8:101::1", "100::1",
-        ] {
+        let private = "0.0.0.0 10.1.2.3 100.64.0.1 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 192.0.0.8 192.0.2.1
+                       192.168.1.1 198.18.0.1 198.51.100.1 203.0.113.9 224.0.0.1 240.0.0.1 255.255.255.255 :: ::1
+                       ::ffff:127.0.0.1 ::127.0.0.1 fc00::1 fd12::1 fe80::1 fec0::1 ff02::1 2001::1 2001:db8::1 3fff::1
+                       64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::1 2002:7f00:1::1 2002:c0a8:101::1 100::1";
+        for private in private.split_whitespace() {
             assert!(!is_public(private.parse::<IpAddr>().unwrap().to_canonical()), "{private} counts as public");
         }
         for public in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "193.10.0.1", "2606:4700::1111", "64:ff9b::101:101"] {
@@ -352,10 +350,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_public_is_not_called() {
         let http = http(&[]);
-        for inside in [
-            "https://127.0.0.1/", "https://2130706433/", "https://0x7f.1/", "https://[::1]/", "https://[::ffff:10.0.0.1]/",
-            "https://169.254.169.254/latest/meta-data", "https://localhost/", "http://localhost/", "http://1.1.1.1/",
-        ] {
+        let inside = "https://127.0.0.1/ https://2130706433/ https://0x7f.1/ https://[::1]/
+                      https://[::ffff:10.0.0.1]/ https://169.254.169.254/latest/meta-data https://localhost/
+                      http://localhost/ http://1.1.1.1/";
+        for inside in inside.split_whitespace() {
             assert!(refused(&http, inside).await, "{inside} was called");
         }
     }
@@ -380,7 +378,8 @@ mod tests {
         let endpoint = Endpoint::parse("https://models.example:8443/v1/").unwrap();
         assert_eq!(endpoint.join("chat/completions").to_string(), "https://models.example:8443/v1/chat/completions");
         assert_eq!(endpoint.host(), "models.example:8443");
-        for bad in ["models.example", "ftp://models.example", "https://key@models.example", "https://x.example/?key=1"] {
+        for bad in ["models.example", "ftp://models.example", "https://key@models.example", "https://x.example/?key=1"]
+        {
             assert!(Endpoint::parse(bad).is_err(), "{bad} was accepted");
         }
     }
@@ -390,7 +389,8 @@ mod tests {
     fn a_wait_is_read_in_every_form_and_bounded() {
         let now = Utc.with_ymd_and_hms(2026, 3, 2, 8, 0, 0).unwrap();
         let wait = |name: &'static str, value: &str| {
-            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())]);
+            let headers =
+                HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())]);
             Reply { status: 429, headers, body: Vec::new() }.retry_after(now).map(|wait| wait.as_secs_f32())
         };
         assert_eq!(wait("retry-after", "20"), Some(20.0));

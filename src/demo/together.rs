@@ -90,7 +90,8 @@ impl Act<'_> {
         let invitation = id_of(&karin.post(&invitations, &json!({ "email": invited })).await?)?;
         self.all_ended("the invitation is mailed").await?;
         let link = self.link_mailed_to(&invited, "/invitations/")?;
-        self.screen.fact("✓ mailed", &format!("to {invited}, with a link that is good for a week: `{}`", shortened(&link)));
+        self.screen
+            .fact("✓ mailed", &format!("to {invited}, with a link that is good for a week: `{}`", shortened(&link)));
 
         let stranger = self.api.for_("");
         let mut looks = Vec::new();
@@ -128,7 +129,8 @@ impl Act<'_> {
         self.all_ended("the conversation is named").await?;
         let named = karin.get(&path).await?["title"].as_str().context("the conversation has no title")?.to_owned();
         let jobs = self.jobs().await?;
-        let job = jobs.iter().find(|job| job.kind == NameConversation::KIND).context("no job named the conversation")?;
+        let job =
+            jobs.iter().find(|job| job.kind == NameConversation::KIND).context("no job named the conversation")?;
         let by = job.result.as_ref().and_then(|result| result["by"].as_str()).unwrap_or("nobody");
         self.screen.gap();
         self.screen.fact("✓ named", &format!("“{named}”"));
@@ -155,16 +157,17 @@ impl Act<'_> {
         self.screen.step("A stranger asks to join");
         let email = self.cast.address("signe.alm", "klippan.example");
         let (stranger, path) = (self.api.for_(""), format!("/api/v1/organizations/{}/join-requests", self.slug()));
-        self.screen.say("Signe Alm has neither a key nor an account. Anybody may ask; the answer is the same whoever asks:");
-        self.screen.code(&format!(
-            "POST {path}\n  {{\"email\":\"{email}\",\"first_name\":\"Signe\",\"last_name\":\"Alm\"}}"
-        ));
+        self.screen
+            .say("Signe Alm has neither a key nor an account. Anybody may ask; the answer is the same whoever asks:");
+        self.screen
+            .code(&format!("POST {path}\n  {{\"email\":\"{email}\",\"first_name\":\"Signe\",\"last_name\":\"Alm\"}}"));
         let asks = json!({ "email": email, "first_name": "Signe", "last_name": "Alm" });
         let received = stranger.post(&path, &asks).await?;
         self.all_ended("the confirmation is mailed").await?;
         let link = self.link_mailed_to(&email, "/join-requests/")?;
         let requests = karin.get("/api/v1/join-requests").await?;
-        let request = requests["join_requests"].as_array().into_iter().flatten().find(|request| request["email"] == *email);
+        let request =
+            requests["join_requests"].as_array().into_iter().flatten().find(|request| request["email"] == *email);
         let request = request.context("the request is not in the list")?;
         let one = format!("/api/v1/join-requests/{}", id_of(request)?);
         let before = text(&request["status"]);
@@ -202,13 +205,7 @@ impl Act<'_> {
     }
 
     /// Looks, tells, and answers whether all is as told.
-    async fn check_together(
-        &self,
-        karin: &Api,
-        room: &Room,
-        talk: &Talk,
-        newcomer: &Newcomer,
-    ) -> anyhow::Result<bool> {
+    async fn check_together(&self, karin: &Api, room: &Room, talk: &Talk, newcomer: &Newcomer) -> anyhow::Result<bool> {
         self.screen.step("Was it true?");
         let mut found = Findings { screen: self.screen, good: true };
         let letters = self.stage.mailbox.accepted();

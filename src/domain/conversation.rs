@@ -39,7 +39,10 @@ impl Title {
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let text = text.trim();
         one_line(text, MAX_TITLE)?;
-        if text.chars().any(|c| matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+        if text
+            .chars()
+            .any(|c| matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+        {
             return Err(ParseError::invalid("must be one line without control characters"));
         }
         Ok(Self(text.to_owned()))

@@ -284,7 +284,9 @@ mod tests {
     /// WORK-8
     #[test]
     fn an_answer_that_says_nothing_is_no_title() {
-        for nothing in ["", " \n\t", "…", "***", "\u{202e}\u{200b}", "<br>", "https://evil.example", "```\n```", "\u{e000}"] {
+        for nothing in
+            ["", " \n\t", "…", "***", "\u{202e}\u{200b}", "<br>", "https://evil.example", "```\n```", "\u{e000}"]
+        {
             assert_eq!(cleaned(nothing), None, "{nothing:?}");
         }
         assert_eq!(cleaned(&"x".repeat(500)).unwrap().len(), 80);

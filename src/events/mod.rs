@@ -278,7 +278,8 @@ impl Inner {
 
     /// Heartbeats; and looks without being told, often while nobody can be listened to.
     async fn tick(self: Arc<Self>) {
-        let mut beats = tokio::time::interval(Duration::from_secs(self.settings.heartbeat_s));
+        let between_beats = Duration::from_secs(self.settings.heartbeat_s);
+        let mut beats = tokio::time::interval_at(Instant::now() + between_beats, between_beats);
         let mut polls = tokio::time::interval(Duration::from_millis(self.settings.poll_ms));
         for interval in [&mut beats, &mut polls] {
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

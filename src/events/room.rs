@@ -167,7 +167,9 @@ impl Room {
             }
             let topic = Topic::Job(id);
             let frame = frame::job(id, job_state, attempt);
-            state.followers.retain(|_, follower| !follower.topics.contains(&topic) || follower.give(vec![frame.clone()]));
+            state
+                .followers
+                .retain(|_, follower| !follower.topics.contains(&topic) || follower.give(vec![frame.clone()]));
         }
         self.count(&state);
         Ok(())

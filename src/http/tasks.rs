@@ -226,11 +226,7 @@ async fn list(
     params(("id" = Uuid, Path)),
     responses((status = 200, body = TaskView), Problems)
 )]
-async fn show(
-    State(state): State<ApiState>,
-    person: Person<TasksRead>,
-    Id(id): Id,
-) -> Result<Json<TaskView>, Problem> {
+async fn show(State(state): State<ApiState>, person: Person<TasksRead>, Id(id): Id) -> Result<Json<TaskView>, Problem> {
     let mut tx = tenant::begin(&state.app.db, &person.organization).await?;
     let task = tasks::by_id_for(&mut tx, id, person.user_id).await?;
     tx.commit().await?;

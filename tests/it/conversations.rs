@@ -103,7 +103,8 @@ async fn a_conversation_gets_its_name_from_a_model() {
         assert_eq!((&named["title"], &named["title_source"]), (&json!("Trasig kaffemaskin"), &json!("auto")));
         assert_eq!(room.models.asked().len(), 1);
         until(&room.database.pool, NAMED, 1).await;
-        until(&room.database.pool, "select tokens from public.token_usage where kind = 'conversations.name'", 150).await;
+        until(&room.database.pool, "select tokens from public.token_usage where kind = 'conversations.name'", 150)
+            .await;
         let log = room.logged();
         assert!(!log.contains(KEY) && !log.contains("affemaskin"), "{log}");
         room.close(worker).await;

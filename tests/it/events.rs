@@ -21,7 +21,8 @@ struct Client {
 impl Client {
     async fn open(world: &World, base: &str, last: Option<&str>) -> Self {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let mut request = client.get(format!("{base}/api/v1/events/stream?topics={TOPIC}")).bearer_auth(world.api.key());
+        let mut request =
+            client.get(format!("{base}/api/v1/events/stream?topics={TOPIC}")).bearer_auth(world.api.key());
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
@@ -80,7 +81,11 @@ async fn a_stopping_server_ends_its_streams_and_another_goes_on() {
 
     let stopping = tokio::time::Instant::now();
     second.stop().await;
-    assert!(stopping.elapsed() < Duration::from_secs(20), "an open stream held the server for {:?}", stopping.elapsed());
+    assert!(
+        stopping.elapsed() < Duration::from_secs(20),
+        "an open stream held the server for {:?}",
+        stopping.elapsed()
+    );
     assert_eq!(there.expect("end").await.1, json!({"reason": "shutdown"}));
     assert!(there.next().await.is_none(), "the end is the end");
 

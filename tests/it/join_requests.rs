@@ -59,7 +59,11 @@ async fn workers_killed_in_the_middle_of_sending_leave_one_mail_per_token() {
         *received.entry(delivery.recipient).or_default().entry(delivery.message_id).or_default() += 1;
     }
     for (recipient, messages) in &received {
-        assert_eq!(messages.len(), 1, "{recipient} got {messages:?}: more than one mail for the one token that is good");
+        assert_eq!(
+            messages.len(),
+            1,
+            "{recipient} got {messages:?}: more than one mail for the one token that is good"
+        );
         assert!(messages.values().all(|copies| *copies <= 3), "{recipient} got {messages:?}: more than three copies");
     }
     assert_eq!(received.len(), APPLICANTS, "everybody got a mail");

@@ -155,16 +155,22 @@ const SPENT: [&str; 6] = [
 ];
 
 /// The answer's body, or what its status means.
-fn accepted<T: for<'de> Deserialize<'de>>(reply: &Reply, key: Option<&SecretString>, now: DateTime<Utc>) -> Result<T, LlmError> {
+fn accepted<T: for<'de> Deserialize<'de>>(
+    reply: &Reply,
+    key: Option<&SecretString>,
+    now: DateTime<Utc>,
+) -> Result<T, LlmError> {
     if reply.status == 200 {
         // Without serde's own words, which may hold the model's.
         return serde_json::from_slice(&reply.body).map_err(|error| {
-            let said = format!("200 with a body that does not decode at line {}, column {}", error.line(), error.column());
+            let said =
+                format!("200 with a body that does not decode at line {}, column {}", error.line(), error.column());
             LlmError::Failed { said }
         });
     }
     let fields = serde_json::from_slice::<ErrorBody>(&reply.body).unwrap_or_default().error;
-    let words = [&fields.kind, &fields.code, &fields.details["error_code"]].map(|word| word.as_str().unwrap_or_default());
+    let words =
+        [&fields.kind, &fields.code, &fields.details["error_code"]].map(|word| word.as_str().unwrap_or_default());
     let names: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let status = reply.status;
     let said = |with_message: bool| {

@@ -38,7 +38,8 @@ impl OpenAi {
         let endpoint = options.endpoint.join("chat/completions");
         let reply = options.http.post(&endpoint, bearer.as_slice(), &body).await.map_err(LlmError::Unreachable)?;
         let answer: Answer = accepted(&reply, key, options.clock.now())?;
-        let usage = answer.usage.map(|usage| TokenUsage { input: usage.prompt_tokens, output: usage.completion_tokens });
+        let usage =
+            answer.usage.map(|usage| TokenUsage { input: usage.prompt_tokens, output: usage.completion_tokens });
         let Some(choice) = answer.choices.into_iter().next() else {
             return Ok(Completion { text: String::new(), end: End::Other("no choice".to_owned()), usage });
         };

@@ -76,7 +76,8 @@ async fn an_answer_that_is_none_is_told_apart() {
             (Mood::Fails(200, "refusal"), "", End::Refused, usage(12)),
             (Mood::Fails(200, "length"), "Half a ti", End::Length, usage(40)),
         ] {
-            let completion = answer(dialect, mood.clone()).await.unwrap_or_else(|e| panic!("{dialect:?} {mood:?}: {e}"));
+            let completion =
+                answer(dialect, mood.clone()).await.unwrap_or_else(|e| panic!("{dialect:?} {mood:?}: {e}"));
             assert_eq!(completion, Completion { text: text.to_owned(), end, usage }, "{dialect:?} {mood:?}");
         }
     }

@@ -194,13 +194,28 @@ async fn what_is_wrong_is_named_by_its_field() {
     let messages = format!("/api/v1/conversations/{conversation}/messages");
     let task = world.made(&anna, &tasks, json!({"title": "x"})).await["id"].as_str().unwrap().to_owned();
     for (method, path, body, errors) in [
-        (Method::POST, &conversations, json!({"title": "a\nb", "message": " "}), vec!["title invalid", "message required"]),
+        (
+            Method::POST,
+            &conversations,
+            json!({"title": "a\nb", "message": " "}),
+            vec!["title invalid", "message required"],
+        ),
         (Method::POST, &conversations, json!({"titel": "x"}), vec!["titel unknown_field"]),
         (Method::POST, &messages, json!({"body": "x".repeat(10_001)}), vec!["body too_long"]),
         (Method::POST, &messages, json!({}), vec!["body required"]),
         (Method::POST, &messages, json!({"body": "a\u{0}b"}), vec!["body invalid"]),
-        (Method::PATCH, &format!("/api/v1/conversations/{conversation}"), json!({"title": null}), vec!["title invalid"]),
-        (Method::POST, &tasks, json!({"title": "", "description": "x\u{7}"}), vec!["title required", "description invalid"]),
+        (
+            Method::PATCH,
+            &format!("/api/v1/conversations/{conversation}"),
+            json!({"title": null}),
+            vec!["title invalid"],
+        ),
+        (
+            Method::POST,
+            &tasks,
+            json!({"title": "", "description": "x\u{7}"}),
+            vec!["title required", "description invalid"],
+        ),
         (Method::POST, &tasks, json!({"title": "x", "state": "open"}), vec!["state invalid"]),
         (Method::POST, &tasks, json!({"title": "x", "due_on": "2026-02-30"}), vec!["due_on invalid"]),
         (Method::POST, &tasks, json!({"title": "x", "assignee_id": bo.id}), vec!["assignee_id invalid"]),
@@ -226,7 +241,8 @@ async fn a_task_goes_through_its_states_and_is_found_by_them() {
     let names: Vec<&str> = states["states"].as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
     assert_eq!(names, ["todo", "in_progress", "done", "cancelled"]);
 
-    let order = json!({"title": "Beställ kaffe", "description": "Mörkrost", "assignee_id": bo.id, "due_on": "2026-03-31"});
+    let order =
+        json!({"title": "Beställ kaffe", "description": "Mörkrost", "assignee_id": bo.id, "due_on": "2026-03-31"});
     let made = world.as_(&anna, Method::POST, &tasks, Some(order)).await;
     let path = made.header("location").to_owned();
     assert_eq!(made.json()["state"], "todo", "{}", made.text);
@@ -237,7 +253,10 @@ async fn a_task_goes_through_its_states_and_is_found_by_them() {
         answer.json()
     };
     let done = change(json!({"state": "done", "description": null})).await;
-    assert!(done["completed_at"].is_string() && done["description"].is_null() && done["due_on"] == "2026-03-31", "{done}");
+    assert!(
+        done["completed_at"].is_string() && done["description"].is_null() && done["due_on"] == "2026-03-31",
+        "{done}"
+    );
     let still = change(json!({"title": "Beställ mer kaffe"})).await;
     assert_eq!(still["completed_at"], done["completed_at"]);
     for (query, found) in [
@@ -309,7 +328,8 @@ async fn messages_at_the_same_time_have_places_of_their_own() {
     let conversation = world.made(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({})).await;
     let path = format!("/api/v1/conversations/{}/messages", conversation["id"].as_str().unwrap());
 
-    let says = (0..20).map(|n| world.made(if n % 2 == 0 { &anna } else { &bo }, &path, json!({"body": format!("{n}")})));
+    let says =
+        (0..20).map(|n| world.made(if n % 2 == 0 { &anna } else { &bo }, &path, json!({"body": format!("{n}")})));
     futures::future::join_all(says).await;
 
     let page = world.seen(&anna, &format!("{path}?limit=200")).await;

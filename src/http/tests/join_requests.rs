@@ -25,18 +25,18 @@ async fn world() -> World {
 }
 
 impl World {
-    async fn ask(&self, body: Value) -> Answer {
+    async fn ask_to_join(&self, body: Value) -> Answer {
         self.send(request(Method::POST, SUBMIT, "", &[], Some(body))).await
     }
 
     /// Mails what is to be mailed.
-    async fn mail(&self) {
+    async fn mail_out(&self) {
         let registry = crate::jobs::registry(&self.app.config);
         testing::drain(&self.app.db, &registry, self.app.clone(), "mailers").await.unwrap();
     }
 
     /// The address of the page in the latest mail.
-    fn page_in_mail(&self) -> String {
+    fn page_in_latest_mail(&self) -> String {
         let mail = self.mailbox.get(self.mailbox.list(1)[0].id).unwrap();
         let text = mail.text.unwrap();
         let at = text.find("/join-requests/").unwrap_or_else(|| panic!("no link in {text}"));
@@ -44,17 +44,17 @@ impl World {
     }
 
     /// Asks, and answers the page that confirms.
-    async fn asked(&self, body: Value) -> String {
-        assert_eq!(self.ask(body).await.status, StatusCode::ACCEPTED);
-        self.mail().await;
-        self.page_in_mail()
+    async fn asked_to_join(&self, body: Value) -> String {
+        assert_eq!(self.ask_to_join(body).await.status, StatusCode::ACCEPTED);
+        self.mail_out().await;
+        self.page_in_latest_mail()
     }
 
-    async fn look(&self, page: &str) -> Answer {
+    async fn see(&self, page: &str) -> Answer {
         self.send(request(Method::GET, page, "", &[], None)).await
     }
 
-    async fn press(&self, page: &str, form: &str) -> Answer {
+    async fn press_on(&self, page: &str, form: &str) -> Answer {
         let request = Request::builder()
             .method(Method::POST)
             .uri(page)
@@ -64,15 +64,15 @@ impl World {
         self.send(request).await
     }
 
-    async fn requests(&self) -> Vec<Value> {
+    async fn join_requests(&self) -> Vec<Value> {
         self.get("/api/v1/join-requests").await.json()["join_requests"].as_array().unwrap().clone()
     }
 
-    async fn status(&self) -> String {
-        self.requests().await[0]["status"].as_str().unwrap().to_owned()
+    async fn join_status(&self) -> String {
+        self.join_requests().await[0]["status"].as_str().unwrap().to_owned()
     }
 
-    async fn decide(&self, id: &str, how: &str) -> Answer {
+    async fn decide_on(&self, id: &str, how: &str) -> Answer {
         self.post(&format!("/api/v1/join-requests/{id}/{how}"), json!({})).await
     }
 }
@@ -81,20 +81,20 @@ impl World {
 #[tokio::test]
 async fn a_stranger_becomes_a_member() {
     let world = world().await;
-    let page = world.asked(anna()).await;
-    assert_eq!(world.status().await, "pending_confirmation");
-    let shown = world.look(&page).await;
+    let page = world.asked_to_join(anna()).await;
+    assert_eq!(world.join_status().await, "pending_confirmation");
+    let shown = world.see(&page).await;
     assert_eq!(shown.status, StatusCode::OK, "{}", shown.text);
     assert!(shown.text.contains("Anna Ek") && shown.text.contains("anna@example.se"), "{}", shown.text);
     assert!(!shown.text.contains("<script"));
     assert_eq!(shown.header("cache-control"), "no-store");
-    world.look(&page).await;
-    assert_eq!(world.status().await, "pending_confirmation", "looking changes nothing");
+    world.see(&page).await;
+    assert_eq!(world.join_status().await, "pending_confirmation", "looking changes nothing");
 
-    let confirmed = world.press(&page, "").await;
+    let confirmed = world.press_on(&page, "").await;
     assert_eq!(confirmed.status, StatusCode::OK, "{}", confirmed.text);
-    assert_eq!(world.status().await, "submitted");
-    let request = world.requests().await.remove(0);
+    assert_eq!(world.join_status().await, "submitted");
+    let request = world.join_requests().await.remove(0);
     assert!(request["confirmation_sent_at"].is_string() && request["confirm_by"].is_null(), "{request}");
     let id = request["id"].as_str().unwrap();
 
@@ -113,18 +113,18 @@ async fn a_stranger_becomes_a_member() {
     let member = memberships::find(&mut db, world.acme.id, user).await.unwrap().unwrap();
     assert_eq!(member.role, Role::User);
 
-    world.mail().await;
-    let page = world.page_in_mail();
-    let shown = world.look(&page).await;
+    world.mail_out().await;
+    let page = world.page_in_latest_mail();
+    let shown = world.see(&page).await;
     assert!(shown.text.contains("type=\"password\""), "{}", shown.text);
-    let short = world.press(&page, "password=short").await;
+    let short = world.press_on(&page, "password=short").await;
     assert_eq!(short.status, StatusCode::UNPROCESSABLE_ENTITY);
-    let chosen = world.press(&page, "password=en+ganska+lang+mening").await;
+    let chosen = world.press_on(&page, "password=en+ganska+lang+mening").await;
     assert_eq!(chosen.status, StatusCode::OK, "{}", chosen.text);
     let sign_in = json!({"email": "ANNA@example.se", "password": "en ganska lang mening"});
     let signed_in = world.send(super::request(Method::POST, "/api/v1/sign-in", "", &[], Some(sign_in))).await;
     assert_eq!(signed_in.status, StatusCode::OK, "{}", signed_in.text);
-    let again = world.press(&page, "password=eine+andere+mening").await;
+    let again = world.press_on(&page, "password=eine+andere+mening").await;
     assert_eq!(again.status, StatusCode::NOT_FOUND, "the token is used up");
 }
 
@@ -133,14 +133,14 @@ async fn a_stranger_becomes_a_member() {
 async fn the_answer_is_the_same_whatever_is_known_of_the_address() {
     let world = world().await;
     let member = person_of(&world.app, &world.acme, Role::User, None).await;
-    let page = world.asked(json!({"email": "waits@example.se", "first_name": "W", "last_name": "E"})).await;
-    world.press(&page, "").await;
+    let page = world.asked_to_join(json!({"email": "waits@example.se", "first_name": "W", "last_name": "E"})).await;
+    world.press_on(&page, "").await;
     let mut answers = Vec::new();
     for email in ["new@example.se", &member.email, "waits@example.se"] {
         for _ in 0..6 {
             let mut body = anna();
             body["email"] = json!(email);
-            let answer = world.ask(body).await;
+            let answer = world.ask_to_join(body).await;
             answers.push((
                 answer.status,
                 answer.text.clone(),
@@ -152,7 +152,8 @@ async fn the_answer_is_the_same_whatever_is_known_of_the_address() {
     assert_eq!(answers[0].0, StatusCode::ACCEPTED);
     assert!(!answers[0].1.contains("new@example.se"));
     // Who waits for a decision is not asked to confirm again, and has one request.
-    let waiting = world.requests().await.into_iter().filter(|r| r["email"] == "waits@example.se").collect::<Vec<_>>();
+    let waiting =
+        world.join_requests().await.into_iter().filter(|r| r["email"] == "waits@example.se").collect::<Vec<_>>();
     assert_eq!(waiting.iter().map(|r| r["status"].as_str().unwrap()).collect::<Vec<_>>(), ["submitted"]);
 }
 
@@ -164,42 +165,42 @@ async fn asking_again_makes_a_new_link_and_only_a_few_an_hour() {
     for email in ["anna@example.se", "ANNA@EXAMPLE.SE", "ａｎｎａ@example.se"] {
         let mut body = anna();
         body["email"] = json!(email);
-        pages.push(world.asked(body).await);
+        pages.push(world.asked_to_join(body).await);
     }
-    assert_eq!(world.requests().await.len(), 1);
+    assert_eq!(world.join_requests().await.len(), 1);
     for old in &pages[..2] {
-        assert_eq!(world.look(old).await.status, StatusCode::NOT_FOUND);
-        assert_eq!(world.press(old, "").await.status, StatusCode::NOT_FOUND);
+        assert_eq!(world.see(old).await.status, StatusCode::NOT_FOUND);
+        assert_eq!(world.press_on(old, "").await.status, StatusCode::NOT_FOUND);
     }
     let mails = world.mailbox.accepted().len();
     for _ in 0..10 {
-        world.ask(anna()).await;
+        world.ask_to_join(anna()).await;
     }
-    world.mail().await;
+    world.mail_out().await;
     assert_eq!(world.mailbox.accepted().len(), mails, "no more mails within the hour");
-    assert_eq!(world.look(&pages[2]).await.status, StatusCode::OK, "and the owner is not locked out");
+    assert_eq!(world.see(&pages[2]).await.status, StatusCode::OK, "and the owner is not locked out");
 
     world.app.clock.advance(Duration::hours(1));
-    let page = world.asked(anna()).await;
-    assert_eq!(world.press(&pages[2], "").await.status, StatusCode::NOT_FOUND);
-    assert_eq!(world.press(&page, "").await.status, StatusCode::OK);
+    let page = world.asked_to_join(anna()).await;
+    assert_eq!(world.press_on(&pages[2], "").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.press_on(&page, "").await.status, StatusCode::OK);
 }
 
 /// JOIN-4
 #[tokio::test]
 async fn used_expired_and_unknown_links_say_so_and_no_more() {
     let world = world().await;
-    let page = world.asked(anna()).await;
-    assert_eq!(world.press(&page, "").await.status, StatusCode::OK);
-    for answer in [world.look(&page).await, world.press(&page, "").await] {
+    let page = world.asked_to_join(anna()).await;
+    assert_eq!(world.press_on(&page, "").await.status, StatusCode::OK);
+    for answer in [world.see(&page).await, world.press_on(&page, "").await] {
         assert_eq!(answer.status, StatusCode::GONE);
         assert!(answer.text.contains("redan bekräftad") && !answer.text.contains("anna@"), "{}", answer.text);
     }
     let mut bo = anna();
     bo["email"] = json!("bo@example.se");
-    let late = world.asked(bo).await;
+    let late = world.asked_to_join(bo).await;
     world.app.clock.advance(Duration::hours(24));
-    for answer in [world.look(&late).await, world.press(&late, "").await] {
+    for answer in [world.see(&late).await, world.press_on(&late, "").await] {
         assert_eq!(answer.status, StatusCode::GONE);
         assert!(answer.text.contains("gått ut") && !answer.text.contains("bo@"), "{}", answer.text);
     }
@@ -208,7 +209,7 @@ async fn used_expired_and_unknown_links_say_so_and_no_more() {
         [format!("acme.{secret}"), format!("nobody.{secret}"), "acme".to_owned(), "%00".to_owned(), "a.b".to_owned()]
     {
         let page = format!("/join-requests/{unknown}?lang=en");
-        let (shown, pressed) = (world.look(&page).await, world.press(&page, "").await);
+        let (shown, pressed) = (world.see(&page).await, world.press_on(&page, "").await);
         assert_eq!((shown.status, pressed.status), (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND), "{unknown}");
         assert!(shown.text.contains("not valid"), "{}", shown.text);
         assert!(shown.header("content-type").starts_with("text/html"));
@@ -219,9 +220,9 @@ async fn used_expired_and_unknown_links_say_so_and_no_more() {
 #[tokio::test]
 async fn others_than_staff_are_refused_the_list_and_the_decision() {
     let world = world().await;
-    let page = world.asked(anna()).await;
-    world.press(&page, "").await;
-    let id = world.requests().await[0]["id"].as_str().unwrap().to_owned();
+    let page = world.asked_to_join(anna()).await;
+    world.press_on(&page, "").await;
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
     for role in [Role::Developer, Role::User] {
         let token = person_of(&world.app, &world.acme, role, None).await.token;
         for (method, path) in [
@@ -233,19 +234,19 @@ async fn others_than_staff_are_refused_the_list_and_the_decision() {
             world.send(request(method, &path, &token, &[], None)).await.problem(403, "forbidden");
         }
     }
-    assert_eq!(world.status().await, "submitted");
+    assert_eq!(world.join_status().await, "submitted");
 }
 
 /// JOIN-5: once, and only what was confirmed.
 #[tokio::test]
 async fn a_request_is_decided_once() {
     let world = world().await;
-    let page = world.asked(anna()).await;
-    let id = world.requests().await[0]["id"].as_str().unwrap().to_owned();
+    let page = world.asked_to_join(anna()).await;
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
     for how in ["approve", "reject"] {
-        world.decide(&id, how).await.problem(409, "conflict");
+        world.decide_on(&id, how).await.problem(409, "conflict");
     }
-    world.press(&page, "").await;
+    world.press_on(&page, "").await;
     let path = format!("/api/v1/join-requests/{id}/approve");
     let keyed = [("idempotency-key", "once")];
     let first = world.post_with(&path, &keyed, json!({})).await;
@@ -253,17 +254,17 @@ async fn a_request_is_decided_once() {
     assert_eq!((first.status, first.text.as_str()), (StatusCode::OK, replayed.text.as_str()));
     assert_eq!(replayed.header("idempotency-replayed"), "true");
     for how in ["approve", "reject"] {
-        world.decide(&id, how).await.problem(409, "conflict");
+        world.decide_on(&id, how).await.problem(409, "conflict");
     }
-    world.decide(&Uuid::now_v7().to_string(), "approve").await.problem(404, "not-found");
+    world.decide_on(&Uuid::now_v7().to_string(), "approve").await.problem(404, "not-found");
 
     let mut bo = anna();
     bo["email"] = json!("bo@example.se");
-    let page = world.asked(bo).await;
-    world.press(&page, "").await;
-    let id = world.requests().await[0]["id"].as_str().unwrap().to_owned();
-    assert_eq!(world.decide(&id, "reject").await.json()["status"], "rejected");
-    world.decide(&id, "approve").await.problem(409, "conflict");
+    let page = world.asked_to_join(bo).await;
+    world.press_on(&page, "").await;
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(world.decide_on(&id, "reject").await.json()["status"], "rejected");
+    world.decide_on(&id, "approve").await.problem(409, "conflict");
     assert_eq!(
         world.get("/api/v1/join-requests?status=rejected").await.json()["join_requests"].as_array().unwrap().len(),
         1
@@ -274,18 +275,18 @@ async fn a_request_is_decided_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn approvals_at_the_same_moment_make_one_member_and_one_mail() {
     let world = world().await;
-    let page = world.asked(anna()).await;
-    let pressed = futures::future::join_all((0..4).map(|_| world.press(&page, ""))).await;
+    let page = world.asked_to_join(anna()).await;
+    let pressed = futures::future::join_all((0..4).map(|_| world.press_on(&page, ""))).await;
     let done = pressed.iter().filter(|answer| answer.status == StatusCode::OK).count();
     assert_eq!(done, 1, "confirmed once: {:?}", pressed.iter().map(|a| a.status).collect::<Vec<_>>());
-    let id = world.requests().await[0]["id"].as_str().unwrap().to_owned();
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
     let mails = world.mailbox.accepted().len();
     let answers = futures::future::join_all(
-        ["approve", "reject", "approve", "approve", "reject"].map(|how| world.decide(&id, how)),
+        ["approve", "reject", "approve", "approve", "reject"].map(|how| world.decide_on(&id, how)),
     )
     .await;
     assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::OK).count(), 1);
-    world.mail().await;
+    world.mail_out().await;
     assert_eq!(world.mailbox.accepted().len(), mails + 1);
 }
 
@@ -303,13 +304,13 @@ async fn a_request_keeps_the_fields_that_the_organization_allows_and_names_what_
     body["form"] = json!({"phone": "070", "news": true, "role": "admin", "deep": {"x": [1]}});
     body["schema_version"] = json!(3);
     body["language"] = json!("en");
-    world.asked(body.clone()).await;
-    let stored = world.requests().await.remove(0);
+    world.asked_to_join(body.clone()).await;
+    let stored = world.join_requests().await.remove(0);
     assert_eq!((&stored["form"], &stored["schema_version"]), (&json!({"phone": "070", "news": true}), &json!(3)));
     assert!(world.mailbox.get(world.mailbox.list(1)[0].id).unwrap().summary.subject.starts_with("Confirm"));
 
     body["form"]["phone"] = json!({"x": 1});
-    assert_eq!(world.ask(body).await.problem(422, "validation"), ["form.phone invalid"]);
+    assert_eq!(world.ask_to_join(body).await.problem(422, "validation"), ["form.phone invalid"]);
     for (field, value, code) in [
         ("email", json!("nobody"), "invalid"),
         ("email", json!("a@b.example\r\nBcc: c@d.example"), "invalid"),
@@ -320,7 +321,7 @@ async fn a_request_keeps_the_fields_that_the_organization_allows_and_names_what_
     ] {
         let mut body = anna();
         body[field] = value;
-        assert_eq!(world.ask(body).await.problem(422, "validation"), [format!("{field} {code}")]);
+        assert_eq!(world.ask_to_join(body).await.problem(422, "validation"), [format!("{field} {code}")]);
     }
 }
 
@@ -336,12 +337,12 @@ async fn an_organization_that_takes_no_requests_is_as_if_it_were_not_there() {
     };
     let unknown = ask("nobody").await;
     assert_eq!(ask("Not%20a%20slug").await, unknown);
-    let page = world.asked(anna()).await;
+    let page = world.asked_to_join(anna()).await;
     world.operate(Method::POST, "/api/v1/organizations/acme/suspend", None).await;
     assert_eq!(ask("acme").await, unknown);
-    let held = world.press(&page, "").await;
+    let held = world.press_on(&page, "").await;
     assert_eq!(held.status, StatusCode::FORBIDDEN, "{}", held.text);
-    assert_eq!(world.status().await, "pending_confirmation");
+    assert_eq!(world.join_status().await, "pending_confirmation");
     world.operate(Method::POST, "/api/v1/organizations/acme/activate", None).await;
     let settings = json!({"settings": {"join_form": {"open": false}}});
     let closed = world.send(request(Method::PATCH, "/api/v1/organization", &world.key, &[], Some(settings))).await;
@@ -367,7 +368,7 @@ async fn one_network_s_flood_is_limited() {
     refused.problem(429, "rate-limited");
     assert!(refused.header("retry-after").parse::<u64>().unwrap() > 60);
     assert_eq!(from("192.0.2.2:4000", 6).await.status, StatusCode::ACCEPTED);
-    assert_eq!(world.requests().await.len(), 6);
+    assert_eq!(world.join_requests().await.len(), 6);
 }
 
 /// API-3: a stranger's key repeats a request, and is none of the organization's.
@@ -381,7 +382,7 @@ async fn a_repeated_request_sends_one_mail_and_its_key_is_the_stranger_s() {
     let (first, second) = (send().await, send().await);
     assert_eq!((first.status, &first.text), (second.status, &second.text));
     assert_eq!(second.header("idempotency-replayed"), "true");
-    world.mail().await;
+    world.mail_out().await;
     assert_eq!(world.mailbox.accepted().len(), 1);
     let own = world.post_with("/api/v1/jobs", &[("idempotency-key", "k1")], json!({"kind": "debug.noop"})).await;
     assert_eq!(own.status, StatusCode::ACCEPTED, "{}", own.text);
@@ -396,12 +397,12 @@ async fn somebody_who_has_an_account_is_let_in_with_it() {
     join(&world.app, &globex, bo, Role::Admin, None).await;
     let mut body = anna();
     body["email"] = json!("Bo@Example.se");
-    let page = world.asked(body).await;
-    world.press(&page, "").await;
-    let id = world.requests().await[0]["id"].as_str().unwrap().to_owned();
-    let approved = world.decide(&id, "approve").await.json();
+    let page = world.asked_to_join(body).await;
+    world.press_on(&page, "").await;
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
+    let approved = world.decide_on(&id, "approve").await.json();
     assert_eq!(approved["user_id"], json!(bo));
-    world.mail().await;
+    world.mail_out().await;
     let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap();
     assert!(!mail.text.unwrap().contains("/join-requests/"), "no way to another password");
     let mut db = world.app.db.acquire().await.unwrap();

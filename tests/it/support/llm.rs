@@ -188,7 +188,9 @@ async fn answer(
         mood => mood.unwrap_or(Mood::Says("A title")),
     };
     let (status, name) = match &mood {
-        Mood::Says(_) | Mood::Waits(_) | Mood::Truncated | Mood::BreaksOff | Mood::Endless | Mood::Silent => (200, "answer"),
+        Mood::Says(_) | Mood::Waits(_) | Mood::Truncated | Mood::BreaksOff | Mood::Endless | Mood::Silent => {
+            (200, "answer")
+        }
         Mood::SaysBarely(_) => (200, "bare"),
         Mood::Fails(status, name) | Mood::FailsWith(status, name, _) => (*status, *name),
         Mood::Redirects => (307, "server_error"),
