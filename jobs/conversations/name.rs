@@ -292,13 +292,14 @@ fn spread(wait: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use backroom_queue::{JobState, Outcome, testing};
+    use backroom_queue::{JobFilter, JobState, Outcome, testing};
     use chrono::NaiveDate;
 
     use super::*;
     use crate::{
         clients::llm::fake::{Dialect, FakeModels, KEY, Mood},
         domain::{MessageText, TitleSource, WorkspaceName},
+        flight_recorder,
         jobs::{conversations as doors, testing::World},
         store::{events, workspaces},
     };
@@ -477,6 +478,13 @@ mod tests {
             assert_eq!(office.tokens().await, 150);
             // Who may see jobs may not see what is said in workspaces.
             assert!(!told.to_string().contains("kaffe"), "{told}");
+            let filter = JobFilter { limit: 10, ..JobFilter::default() };
+            let done = backroom_queue::list(&office.world.app.db, &filter).await.unwrap();
+            let done = done.iter().find(|job| job.state == JobState::Completed).unwrap();
+            let record =
+                flight_recorder::record(&office.world.app.db, done.id, Some("acme"), true).await.unwrap().unwrap();
+            let record = serde_json::to_string(&record).unwrap();
+            assert!(record.contains("conversation.named") && !record.contains("kaffe"), "{record}");
             assert!(matches!(office.run(&job).await, Outcome::Cancelled { .. }));
             assert_eq!((office.models.asked().len(), office.tokens().await), (1, 150));
         }

@@ -177,8 +177,8 @@ async fn add(
     let new = name.map(|name| NewUser { email: email.clone(), name, language, password, confirmed_at: None });
     let user = find_or_create(&mut work, &email, new, now).await?;
     let (tx, rest) = work.hand_over().await?;
-    let told = (&*caller.actor(), now);
-    let tx = tenant::join(tx, &caller.organization, user.id, (role, company_id), told).await?;
+    let actor = caller.actor();
+    let tx = tenant::join(tx, &caller.organization, user.id, (role, company_id), (&actor, now)).await?;
     let work = rest.go_on(tx);
     let location = format!("/api/v1/members/{}", user.id);
     let organization_id = caller.organization.id;

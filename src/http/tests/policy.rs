@@ -81,7 +81,7 @@ fn access(id: &str, ways: &[Value]) -> Access {
         }
     }
     assert!(!ways.is_empty(), "{id} lets nobody in");
-    for action in access.key {
+    if let Some(action) = access.key {
         assert!(action.scope().is_some(), "{id}: no key can have {action}; say `(\"person\" = [\"{action}\"])`");
     }
     access
