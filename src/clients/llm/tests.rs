@@ -12,8 +12,17 @@ const BOTH: [Dialect; 2] = [Dialect::OpenAi, Dialect::Anthropic];
 const ASK: Ask<'_> = Ask { system: "Name it.", user: "<conversation>\nHej\n</conversation>", max_output_tokens: 40 };
 
 fn provider(models: &FakeModels, dialect: Dialect, key: &str, allow: &[&str]) -> Box<dyn Provider> {
+    patient_provider(models, dialect, (key, allow), Duration::from_secs(30))
+}
+
+fn patient_provider(
+    models: &FakeModels,
+    dialect: Dialect,
+    (key, allow): (&str, &[&str]),
+    timeout: Duration,
+) -> Box<dyn Provider> {
     let allow = allow.iter().map(|network| network.parse().unwrap()).collect();
-    let http = Http::new(HttpOptions { timeout: Duration::from_millis(500), body_limit: 100_000, allow }).unwrap();
+    let http = Http::new(HttpOptions { timeout, body_limit: 100_000, allow }).unwrap();
     let options = LlmOptions {
         endpoint: Endpoint::parse(&models.base_url(dialect)).unwrap(),
         model: "small-model".to_owned(),
@@ -30,8 +39,9 @@ fn provider(models: &FakeModels, dialect: Dialect, key: &str, allow: &[&str]) ->
 
 async fn answer(dialect: Dialect, mood: Mood) -> Result<Completion, LlmError> {
     let models = FakeModels::start().await;
+    let timeout = if matches!(mood, Mood::Silent) { Duration::from_millis(200) } else { Duration::from_secs(30) };
     models.will([mood]);
-    provider(&models, dialect, KEY, &["127.0.0.0/8"]).complete(&ASK).await
+    patient_provider(&models, dialect, (KEY, &["127.0.0.0/8"]), timeout).complete(&ASK).await
 }
 
 /// WORK-8: what is asked has the shape that the provider publishes, and what others wrote stands in the user's message only.
