@@ -75,7 +75,8 @@ pub struct NewPerson {
 
 /// Looks at a token; changes nothing.
 pub async fn open(db: &PgPool, token: &LinkToken, now: DateTime<Utc>) -> Result<Opened, StoreError> {
-    let Some(organization) = organizations::by_slug(&mut *db.acquire().await?, token.organization().as_str()).await? else {
+    let Some(organization) = organizations::by_slug(&mut *db.acquire().await?, token.organization().as_str()).await?
+    else {
         return Ok(Opened::Shut(Shut::Unknown, None));
     };
     let mut tx = tenant::begin(db, &organization).await?;
@@ -250,7 +251,10 @@ mod tests {
 
         let Accepted::Joined(invited) = accepted else { panic!("{accepted:?}") };
         let bo = invited.account.unwrap();
-        assert_eq!((bo.name.as_str(), bo.email.as_str(), bo.confirmed_at), ("Bo Ek", "Bo@example.se", Some(world.now())));
+        assert_eq!(
+            (bo.name.as_str(), bo.email.as_str(), bo.confirmed_at),
+            ("Bo Ek", "Bo@example.se", Some(world.now()))
+        );
         let mut db = world.app.db.acquire().await.unwrap();
         let place = memberships::find(&mut db, world.organization.id, bo.id).await.unwrap().unwrap();
         assert_eq!(place.role, Role::User);

@@ -17,7 +17,8 @@ use uuid::Uuid;
 pub use self::{
     accept::{Accepted, Invited, NewPerson, Opened, Shut, accept, open},
     doors::{
-        Asked, InviteError, NewInvite, create, delete, ensure_personal, forget, invite, leave, remove, rename, resend, revoke,
+        Asked, InviteError, NewInvite, create, delete, ensure_personal, forget, invite, leave, remove, rename, resend,
+        revoke,
     },
     expire_invitations::ExpireInvitations,
     send_invitation::SendInvitation,

@@ -187,7 +187,8 @@ async fn memberships_hold_under_accepting_leaving_and_removing_at_once() {
         assert!(room.is_member(&world, room.owner.id).await, "the owner stays");
     }
     let organization = world.organization.id;
-    let place = memberships::find(&mut world.app.db.acquire().await.unwrap(), organization, room.owner.id).await.unwrap();
+    let place =
+        memberships::find(&mut world.app.db.acquire().await.unwrap(), organization, room.owner.id).await.unwrap();
     assert!(place.is_some());
 }
 
@@ -259,9 +260,13 @@ async fn a_workspace_that_is_deleted_while_somebody_accepts_is_gone_for_both() {
         }
         for person in [room.owner.id, bo.id] {
             assert!(!room.is_member(&world, person).await);
-            assert!(workspaces::of_user(&mut *world.tenant().await, person, Page::first(9)).await.unwrap().iter().all(
-                |membership| membership.workspace.personal
-            ));
+            assert!(
+                workspaces::of_user(&mut *world.tenant().await, person, Page::first(9))
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(|membership| membership.workspace.personal)
+            );
         }
     }
 }

@@ -78,8 +78,7 @@ impl Job for SendInvitation {
         let Some(invitation) = invitations::by_id(&mut tx, self.invitation_id).await? else { return Ok(()) };
         if invitations::mark_failed(&mut tx, (self.invitation_id, self.token.hash()), &reason).await? {
             let payload = json!({ "invitation_id": invitation.id, "error": reason });
-            let (topic, kind, actor) =
-                (topic(invitation.workspace_id), "workspace.invitation_failed", &actor(&ctx));
+            let (topic, kind, actor) = (topic(invitation.workspace_id), "workspace.invitation_failed", &actor(&ctx));
             events::append(&mut tx, &NewEvent { topic, kind, payload, actor }, now).await?;
         }
         Ok(tx.commit().await?)
@@ -401,7 +400,8 @@ mod tests {
             .unwrap();
             for table in tables {
                 let rows = format!("select coalesce(string_agg(to_jsonb(t)::text, ' '), '') from {table} t");
-                let rows: String = sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_one(&world.app.db).await.unwrap();
+                let rows: String =
+                    sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_one(&world.app.db).await.unwrap();
                 assert!(!rows.contains(secret), "{moment}: {table} tells the token");
             }
             drain(&world).await;

@@ -8,9 +8,7 @@ use uuid::Uuid;
 use super::{Accepted, Asked, InviteError, NewInvite, NewPerson, SendInvitation, accept, doors, topic};
 use crate::{
     context::JobSealer,
-    domain::{
-        EmailAddress, Invitation, Language, LinkToken, NewUser, Password, Role, User, Workspace, WorkspaceName,
-    },
+    domain::{EmailAddress, Invitation, Language, LinkToken, NewUser, Password, Role, User, Workspace, WorkspaceName},
     jobs::testing::World,
     store::{Page, events, invitations, memberships, users, workspaces},
 };

@@ -127,7 +127,9 @@ async fn revoke(session: &Session, one: One, output: Output) -> anyhow::Result<(
     let revoked = workspaces::revoke(&mut tx, (invitation.workspace_id, invitation.id), &asked).await?;
     anyhow::ensure!(revoked, "the invitation is {} already", invitation.state);
     tx.commit().await?;
-    output.answer(&json!({ "id": one.id, "state": "revoked" }), || format!("the invitation of {} is revoked", invitation.email))
+    output.answer(&json!({ "id": one.id, "state": "revoked" }), || {
+        format!("the invitation of {} is revoked", invitation.email)
+    })
 }
 
 async fn resend(session: &Session, one: One, output: Output) -> anyhow::Result<()> {
@@ -141,7 +143,11 @@ async fn resend(session: &Session, one: One, output: Output) -> anyhow::Result<(
     tx.commit().await?;
     let document = json!({ "id": renewed.id, "state": renewed.state, "expires_at": renewed.expires_at });
     output.answer(&document, || {
-        format!("a mail with a new link is on its way to {}; it is valid until {}", renewed.email, time(renewed.expires_at))
+        format!(
+            "a mail with a new link is on its way to {}; it is valid until {}",
+            renewed.email,
+            time(renewed.expires_at)
+        )
     })
 }
 
@@ -169,7 +175,13 @@ mod tests {
         let output = Output::new(true);
         let one = |id: Uuid| One { id, org: "acme".to_owned() };
 
-        let all = List { org: "acme".to_owned(), workspace: None, state: Some(InvitationState::Open), limit: 5, cursor: None };
+        let all = List {
+            org: "acme".to_owned(),
+            workspace: None,
+            state: Some(InvitationState::Open),
+            limit: 5,
+            cursor: None,
+        };
         run(&session, Invitation::List(all), output).await.unwrap();
         run(&session, Invitation::Resend(one(invitation.id)), output).await.unwrap();
         assert_eq!(testing::enqueued::<SendInvitation>(&world.app.db).await.unwrap().len(), 2);

@@ -177,7 +177,9 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Workspace(command) => workspace::run(&Session::open(one_off(verbose)?).await?, command, output).await,
-        Command::Invitation(command) => invitation::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Invitation(command) => {
+            invitation::run(&Session::open(one_off(verbose)?).await?, command, output).await
+        }
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
     }
 }

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn nothing_gets_into_a_header_with_a_name() {
-        for text in ["a\r\nBcc: x@y.example", "a\nb", "a\tb", "a\0b", "a\u{2028}b", "a\u{202e}b", "a\u{2066}b", "a\u{7f}b"]
+        for text in
+            ["a\r\nBcc: x@y.example", "a\nb", "a\tb", "a\0b", "a\u{2028}b", "a\u{202e}b", "a\u{2066}b", "a\u{7f}b"]
         {
             assert_eq!(code(text), "invalid", "{text:?}");
         }

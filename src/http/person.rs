@@ -59,7 +59,8 @@ pub fn page(status: StatusCode, template: &impl Template) -> Response {
         Err(error) => return Problem::internal(error).into_response(),
     };
     // Nothing but its own inline style; `same-origin`, because with `no-referrer` a browser hides the form's origin from us too.
-    const CSP: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    const CSP: &str =
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
     let headers = [
         (header::CONTENT_SECURITY_POLICY, CSP),
         (header::REFERRER_POLICY, "same-origin"),
@@ -75,9 +76,7 @@ pub fn page(status: StatusCode, template: &impl Template) -> Response {
 /// A problem as a person may read it; what it is about in detail is for the log.
 pub fn sorry(problem: &Problem, frame: &Frame) -> Response {
     let (heading, paragraph) = match (frame.language, problem.kind) {
-        (Language::Sv, ProblemType::RateLimited) => {
-            ("För många försök", "Vänta en minut och ladda sedan om sidan.")
-        }
+        (Language::Sv, ProblemType::RateLimited) => ("För många försök", "Vänta en minut och ladda sedan om sidan."),
         (Language::En, ProblemType::RateLimited) => ("Too many attempts", "Wait a minute, then load the page again."),
         (Language::Sv, ProblemType::Forbidden) => {
             ("Formuläret kom inte härifrån", "Öppna länken i mejlet och försök igen därifrån.")
@@ -170,7 +169,8 @@ impl FromRequest<ApiState> for Form {
         if !(essence.is_empty() || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
             return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| Problem::of_status(rejection.status()))?;
+        let bytes =
+            Bytes::from_request(request, state).await.map_err(|rejection| Problem::of_status(rejection.status()))?;
         let fields: Vec<_> = form_urlencoded::parse(&bytes).into_owned().collect();
         // PostgreSQL's text has no NUL.
         if fields.iter().any(|(_, value)| value.contains('\0')) {

@@ -227,11 +227,7 @@ pub async fn revoke_all(db: &mut PgConnection, workspace: Uuid, now: DateTime<Ut
 }
 
 /// False unless it was open and within its time.
-pub async fn accept(
-    db: &mut PgConnection,
-    (id, user): (Uuid, Uuid),
-    now: DateTime<Utc>,
-) -> Result<bool, StoreError> {
+pub async fn accept(db: &mut PgConnection, (id, user): (Uuid, Uuid), now: DateTime<Utc>) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update invitations set state = 'accepted', accepted_by = $2, ended_at = $3
          where id = $1 and state = 'open' and expires_at > $3",

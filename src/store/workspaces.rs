@@ -205,11 +205,7 @@ pub async fn rename(
 }
 
 /// False unless the workspace is the owner's, and not the personal one.
-pub async fn delete(
-    db: &mut PgConnection,
-    (id, owner): (Uuid, Uuid),
-    now: DateTime<Utc>,
-) -> Result<bool, StoreError> {
+pub async fn delete(db: &mut PgConnection, (id, owner): (Uuid, Uuid), now: DateTime<Utc>) -> Result<bool, StoreError> {
     let done = sqlx::query!(
         "update workspaces set deleted_at = $3, updated_at = $3
          where id = $1 and owner_id = $2 and not personal and deleted_at is null",

@@ -89,7 +89,10 @@ async fn everybody_has_a_workspace_of_their_own_and_makes_renames_switches_and_d
     for _ in 0..2 {
         let mine = world.by(&anna, Method::GET, "/workspaces", None).await.json();
         let own = &mine["workspaces"][0];
-        assert_eq!((names(&mine), &own["personal"], &own["current"]), (vec!["Min arbetsyta"], &json!(true), &json!(true)));
+        assert_eq!(
+            (names(&mine), &own["personal"], &own["current"]),
+            (vec!["Min arbetsyta"], &json!(true), &json!(true))
+        );
     }
     let mine = world.by(&anna, Method::GET, "/workspaces", None).await.json();
     let own = mine["workspaces"][0]["id"].as_str().unwrap().to_owned();
@@ -101,7 +104,9 @@ async fn everybody_has_a_workspace_of_their_own_and_makes_renames_switches_and_d
         assert_eq!(made.header("location"), format!("/api/v1/workspaces/{}", made.json()["id"].as_str().unwrap()));
     }
     let too_long = "å".repeat(101);
-    for (name, code) in [("", "required"), (" \u{a0}\u{200b}", "required"), (too_long.as_str(), "too_long"), ("a\r\nb", "invalid")] {
+    for (name, code) in
+        [("", "required"), (" \u{a0}\u{200b}", "required"), (too_long.as_str(), "too_long"), ("a\r\nb", "invalid")]
+    {
         let refused = world.by(&anna, Method::POST, "/workspaces", Some(json!({ "name": name }))).await;
         assert_eq!(refused.problem(422, "validation"), [format!("name {code}")], "{name:?}");
     }
@@ -181,7 +186,8 @@ async fn members_read_the_owner_rules_and_others_find_nothing() {
     let seen = world.by(&bo, Method::GET, &path, None).await.json();
     assert_eq!((&seen["name"], &seen["role"]), (&json!("Bokslut"), &json!("member")));
     let members = world.by(&bo, Method::GET, &format!("{path}/members"), None).await.json();
-    let roles: Vec<_> = members["members"].as_array().unwrap().iter().map(|m| (m["email"].clone(), m["role"].clone())).collect();
+    let roles: Vec<_> =
+        members["members"].as_array().unwrap().iter().map(|m| (m["email"].clone(), m["role"].clone())).collect();
     assert_eq!(roles, [(json!("anna@example.se"), json!("owner")), (json!("bo@example.se"), json!("member"))]);
     for (method, path, body) in [
         (Method::PATCH, path.clone(), Some(json!({ "name": "Mitt" }))),
@@ -236,7 +242,8 @@ async fn an_invitation_is_made_once_listed_sent_again_and_revoked() {
     let bo = person(&world, &world.acme, "bo@example.se", Role::User).await;
     let id = world.made(&anna, "Bokslut").await;
     let path = format!("/workspaces/{id}/invitations");
-    let invite = async |who: &Signed, email: &str| world.by(who, Method::POST, &path, Some(json!({ "email": email }))).await;
+    let invite =
+        async |who: &Signed, email: &str| world.by(who, Method::POST, &path, Some(json!({ "email": email }))).await;
 
     assert_eq!(invite(&anna, "nobody").await.problem(422, "validation"), ["email invalid"]);
     assert_eq!(invite(&anna, "a@b.example\r\nBcc: c@d.example").await.problem(422, "validation"), ["email invalid"]);
@@ -270,7 +277,9 @@ async fn an_invitation_is_made_once_listed_sent_again_and_revoked() {
     let list = async |query: &str| {
         let page = world.by(&bo, Method::GET, &format!("{path}{query}"), None).await.json();
         let all = page["invitations"].as_array().unwrap();
-        all.iter().map(|i| format!("{} {}", i["email"].as_str().unwrap(), i["state"].as_str().unwrap())).collect::<Vec<_>>()
+        all.iter()
+            .map(|i| format!("{} {}", i["email"].as_str().unwrap(), i["state"].as_str().unwrap()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(list("").await, ["dan@example.se open", "bo@example.se accepted", "Cia@example.se open"]);
     let revoked = world.by(&anna, Method::DELETE, &format!("{path}/{first}"), None).await;
@@ -279,15 +288,25 @@ async fn an_invitation_is_made_once_listed_sent_again_and_revoked() {
     world.by(&anna, Method::POST, &format!("{path}/{first}/resend"), None).await.problem(409, "conflict");
     assert_eq!(list("?state=open").await, ["dan@example.se open"]);
     assert_eq!(list("?state=revoked&limit=1").await, ["Cia@example.se revoked"]);
-    sqlx::query("update org_acme.invitations set expires_at = now() where state = 'open'").execute(&world.app.db).await.unwrap();
+    sqlx::query("update org_acme.invitations set expires_at = now() where state = 'open'")
+        .execute(&world.app.db)
+        .await
+        .unwrap();
     assert_eq!(list("?state=expired").await, ["dan@example.se expired"], "before the sweep has been by");
     assert_eq!(list("?state=open").await, [""; 0]);
-    assert_eq!(invite(&anna, "dan@example.se").await.status, StatusCode::CREATED, "what has expired is in nobody's way");
+    assert_eq!(
+        invite(&anna, "dan@example.se").await.status,
+        StatusCode::CREATED,
+        "what has expired is in nobody's way"
+    );
     let shown = world.by(&anna, Method::GET, &format!("{path}/{bos}"), None).await.json();
     assert_eq!(shown["state"], "expired");
     let missing = format!("{path}/{}", Uuid::now_v7());
     world.by(&anna, Method::GET, &missing, None).await.problem(404, "not-found");
-    assert_eq!(world.by(&anna, Method::GET, &format!("{path}/x"), None).await.problem(422, "validation"), ["invitation_id invalid"]);
+    assert_eq!(
+        world.by(&anna, Method::GET, &format!("{path}/x"), None).await.problem(422, "validation"),
+        ["invitation_id invalid"]
+    );
 }
 
 /// WORK-3: an address is not flooded, whoever invites and however.
@@ -360,12 +379,16 @@ async fn the_page_shows_on_get_acts_on_post_and_answers_for_every_state() {
     for method in [Method::GET, Method::HEAD, Method::GET] {
         let seen = world.send(request(method.clone(), &link, "", &[], None)).await;
         assert_eq!((seen.status, seen.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
-        for (name, value) in [("cache-control", "no-store"), ("referrer-policy", "same-origin"), ("x-frame-options", "DENY")] {
+        for (name, value) in
+            [("cache-control", "no-store"), ("referrer-policy", "same-origin"), ("x-frame-options", "DENY")]
+        {
             assert_eq!(seen.header(name), value);
         }
         assert!(seen.header("content-security-policy").contains("default-src 'none'"));
         if method == Method::GET {
-            for part in ["lang=\"sv\"", "Du är inbjuden", "Bokslut &#60;2026&#62;", "ny@example.se", "name=\"password\""] {
+            for part in
+                ["lang=\"sv\"", "Du är inbjuden", "Bokslut &#60;2026&#62;", "ny@example.se", "name=\"password\""]
+            {
                 assert!(seen.text.contains(part), "{part} is missing from {}", seen.text);
             }
             assert!(!seen.text.contains("<script"), "{}", seen.text);
@@ -414,12 +437,24 @@ async fn the_page_shows_on_get_acts_on_post_and_answers_for_every_state() {
     assert_eq!((gone.status, gone.text.contains("dragits tillbaka")), (StatusCode::GONE, true), "{}", gone.text);
     world.invited(&anna, &id, "old@example.se").await;
     let link = world.mailed_link().await;
-    sqlx::query("update org_acme.invitations set expires_at = now() where state = 'open'").execute(&world.app.db).await.unwrap();
+    sqlx::query("update org_acme.invitations set expires_at = now() where state = 'open'")
+        .execute(&world.app.db)
+        .await
+        .unwrap();
     let expired = world.submit(&link, &[], good).await;
     assert_eq!((expired.status, expired.text.contains("gått ut")), (StatusCode::GONE, true), "{}", expired.text);
-    for unknown in ["x", "acme.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "nobody.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "%00"] {
+    for unknown in [
+        "x",
+        "acme.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "nobody.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "%00",
+    ] {
         let answer = world.look(&format!("/invitations/{unknown}")).await;
-        assert_eq!((answer.status, answer.text.contains("Länken gäller inte")), (StatusCode::NOT_FOUND, true), "{unknown}");
+        assert_eq!(
+            (answer.status, answer.text.contains("Länken gäller inte")),
+            (StatusCode::NOT_FOUND, true),
+            "{unknown}"
+        );
     }
 }
 

@@ -29,9 +29,13 @@ impl Browser {
     /// `None`, and a line that says so, where this machine has no Chromium. With `BACKROOM_TEST_CHROMIUM=required` that is a failure:
     /// who has installed it wants the test run.
     pub async fn on_a_phone(languages: &str) -> Option<Self> {
-        let Some((driver, chromium)) = find("chromedriver").zip(find("chromium").or_else(|| find("google-chrome"))) else {
+        let Some((driver, chromium)) = find("chromedriver").zip(find("chromium").or_else(|| find("google-chrome")))
+        else {
             let required = std::env::var("BACKROOM_TEST_CHROMIUM").is_ok_and(|value| value == "required");
-            assert!(!required, "there is no chromedriver and chromium on the PATH, and BACKROOM_TEST_CHROMIUM wants them");
+            assert!(
+                !required,
+                "there is no chromedriver and chromium on the PATH, and BACKROOM_TEST_CHROMIUM wants them"
+            );
             eprintln!("skipped: there is no Chromium on this machine (Debian: chromium and chromium-driver)");
             return None;
         };
@@ -138,7 +142,11 @@ impl Browser {
         let source = self.source().await;
         for element in self.all("body, body *").await {
             let (left, right, _) = self.place(&element).await;
-            assert!(left >= 0.0 && right <= f64::from(PHONE.0), "something spans {left} to {right} of {} in {source}", PHONE.0);
+            assert!(
+                left >= 0.0 && right <= f64::from(PHONE.0),
+                "something spans {left} to {right} of {} in {source}",
+                PHONE.0
+            );
         }
         for touched in self.all("button, input:not([hidden])").await {
             let (_, _, height) = self.place(&touched).await;
