@@ -40,7 +40,7 @@ pub struct Following {
 }
 
 /// What a topic's events are filed under.
-pub(super) fn filter(topics: &[Topic]) -> Filter {
+pub fn filter(topics: &[Topic]) -> Filter {
     Filter {
         organization: topics.contains(&Topic::Organization),
         topics: topics.iter().filter(|topic| **topic != Topic::Organization).map(Topic::to_string).collect(),

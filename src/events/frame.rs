@@ -55,7 +55,7 @@ fn place(horizon: u64) -> String {
     format!("x{horizon}")
 }
 
-/// Reads [`place`] back.
+/// Reads such a place back.
 pub fn read_place(text: &str) -> Option<u64> {
     text.strip_prefix('x').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }

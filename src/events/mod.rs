@@ -7,7 +7,7 @@
 //! That none is lost and none doubled between what a follower missed and what is live: docs/decisions/0019-live-events.md.
 
 mod follower;
-pub mod frame;
+pub(crate) mod frame;
 mod listener;
 mod missed;
 mod room;

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use backroom::store::events::{self, NewEvent};
-use backroom::tenant;
-use chrono::Utc;
+use backroom::{
+    domain::Clock,
+    store::events::{self, NewEvent},
+    tenant,
+};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpSocket};
 
@@ -62,7 +64,7 @@ async fn tell(world: &World, payload: Value) -> String {
     };
     let mut tx = tenant::begin(&world.database.pool, &organization).await.expect("the organization opens");
     let event = NewEvent { topic: TOPIC.to_owned(), kind: "test.happened", payload, actor: "test" };
-    let id = events::append(&mut tx, &event, Utc::now()).await.expect("appended");
+    let id = events::append(&mut tx, &event, Clock::system().now()).await.expect("appended");
     tx.commit().await.expect("committed");
     id.to_string()
 }
