@@ -124,7 +124,7 @@ pub async fn states(
     ids: &[Uuid],
     tenant: Option<&str>,
 ) -> sqlx::Result<Vec<(Uuid, JobState, u32)>> {
-    let mut found = Vec::with_capacity(ids.len());
+    let mut found: Vec<(Uuid, JobState, u32)> = Vec::with_capacity(ids.len());
     // In this order: a job that ends meanwhile is found in the second.
     for table in ["queue.jobs", "queue.finished_jobs"] {
         let missing: Vec<Uuid> =

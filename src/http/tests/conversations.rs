@@ -12,7 +12,7 @@ impl World {
         person_of(&self.app, &self.acme, role, None).await
     }
 
-    async fn workspace(&self, people: &[&Someone]) -> Uuid {
+    async fn office(&self, people: &[&Someone]) -> Uuid {
         let now = self.app.clock.now();
         let mut tx = tenant::begin(&self.app.db, &self.acme).await.unwrap();
         let name = WorkspaceName::parse("Kontoret").unwrap();
@@ -29,20 +29,20 @@ impl World {
     }
 
     /// A POST that must make something; answers it.
-    async fn made(&self, who: &Someone, path: &str, body: Value) -> Value {
+    async fn created(&self, who: &Someone, path: &str, body: Value) -> Value {
         let answer = self.as_(who, Method::POST, path, Some(body)).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{path}: {}", answer.text);
         answer.json()
     }
 
-    async fn seen(&self, who: &Someone, path: &str) -> Value {
+    async fn seen_by(&self, who: &Someone, path: &str) -> Value {
         let answer = self.as_(who, Method::GET, path, None).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
         answer.json()
     }
 
     /// Kinds and payloads of a topic's events.
-    async fn told(&self, topic: &str) -> Vec<(String, Value)> {
+    async fn told_on(&self, topic: &str) -> Vec<(String, Value)> {
         let mut tx = tenant::begin(&self.app.db, &self.acme).await.unwrap();
         let page = events::page(&mut tx, Some(topic), Page::first(100)).await.unwrap();
         page.into_iter().map(|event| (event.kind, event.payload)).collect()
@@ -54,7 +54,7 @@ impl World {
 async fn members_talk_and_the_exchange_asks_for_a_name() {
     let world = World::new().await;
     let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
-    let workspace = world.workspace(&[&anna, &bo]).await;
+    let workspace = world.office(&[&anna, &bo]).await;
     let list = format!("/api/v1/workspaces/{workspace}/conversations");
 
     let begun = world.as_(&anna, Method::POST, &list, Some(json!({"message": "Lunch?"}))).await;
@@ -66,7 +66,7 @@ async fn members_talk_and_the_exchange_asks_for_a_name() {
     assert_eq!(world.jobs_stored().await, 0, "one message is no exchange");
 
     let messages = format!("{path}/messages");
-    let posted = world.made(&bo, &messages, json!({"body": "Ja, gärna\nklockan tolv"})).await;
+    let posted = world.created(&bo, &messages, json!({"body": "Ja, gärna\nklockan tolv"})).await;
     assert_eq!((&posted["position"], &posted["author_id"]), (&json!(2), &json!(bo.id)));
     assert_eq!(world.jobs_stored().await, 1);
     let filter = JobFilter { limit: 10, ..JobFilter::default() };
@@ -74,25 +74,25 @@ async fn members_talk_and_the_exchange_asks_for_a_name() {
     assert_eq!((job.kind.as_str(), &job.args), ("conversations.name", &json!({"conversation_id": id})));
     assert_eq!(job.tenant.as_deref(), Some("acme"));
 
-    assert_eq!(facts(&world.seen(&bo, &path).await), (Value::Null, json!("none"), json!(2)));
-    let first = world.seen(&anna, &format!("{messages}?limit=1")).await;
+    assert_eq!(facts(&world.seen_by(&bo, &path).await), (Value::Null, json!("none"), json!(2)));
+    let first = world.seen_by(&anna, &format!("{messages}?limit=1")).await;
     assert_eq!(first["messages"][0]["body"], "Lunch?");
     let cursor = first["next_cursor"].as_str().unwrap();
-    let second = world.seen(&anna, &format!("{messages}?limit=1&cursor={cursor}")).await;
+    let second = world.seen_by(&anna, &format!("{messages}?limit=1&cursor={cursor}")).await;
     assert_eq!((&second["messages"][0]["id"], &second["next_cursor"]), (&posted["id"], &Value::Null));
-    let newest = world.seen(&anna, &format!("{messages}?sort=created_desc")).await;
+    let newest = world.seen_by(&anna, &format!("{messages}?sort=created_desc")).await;
     assert_eq!(newest["messages"][0]["id"], posted["id"]);
     let wrong = world.as_(&anna, Method::GET, &format!("{messages}?sort=created_desc&cursor={cursor}"), None).await;
     assert_eq!(wrong.problem(422, "validation"), ["cursor invalid"]);
-    assert_eq!(world.seen(&anna, &list).await["conversations"][0]["id"], id.as_str());
+    assert_eq!(world.seen_by(&anna, &list).await["conversations"][0]["id"], id.as_str());
 
     let renamed = world.as_(&bo, Method::PATCH, &path, Some(json!({"title": " Lunchen "}))).await;
     assert_eq!(facts(&renamed.json()), (json!("Lunchen"), json!("person"), json!(2)), "{}", renamed.text);
-    let told = world.told(&format!("workspace:{workspace}:conversation:{id}")).await;
+    let told = world.told_on(&format!("workspace:{workspace}:conversation:{id}")).await;
     let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["message.posted", "message.posted", "conversation.renamed"]);
     assert_eq!((&told[0].1["body"], &told[0].1["position"]), (&json!("Lunch?"), &json!(1)));
-    let told = world.told(&format!("workspace:{workspace}")).await;
+    let told = world.told_on(&format!("workspace:{workspace}")).await;
     let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["conversation.created", "conversation.renamed"]);
 }
@@ -103,14 +103,11 @@ async fn to_who_is_no_member_nothing_of_a_workspace_exists() {
     let world = World::new().await;
     let other = world._database.organization("other").await;
     let anna = world.somebody(Role::User).await;
-    let workspace = world.workspace(&[&anna]).await;
-    let conversation = world.made(
-        &anna,
-        &format!("/api/v1/workspaces/{workspace}/conversations"),
-        json!({"title": PLANTED, "message": PLANTED}),
-    );
-    let conversation = conversation.await["id"].as_str().unwrap().to_owned();
-    let task = world.made(&anna, &format!("/api/v1/workspaces/{workspace}/tasks"), json!({"title": PLANTED})).await;
+    let workspace = world.office(&[&anna]).await;
+    let list = format!("/api/v1/workspaces/{workspace}/conversations");
+    let conversation = world.created(&anna, &list, json!({"title": PLANTED, "message": PLANTED})).await;
+    let conversation = conversation["id"].as_str().unwrap().to_owned();
+    let task = world.created(&anna, &format!("/api/v1/workspaces/{workspace}/tasks"), json!({"title": PLANTED})).await;
     let task = task["id"].as_str().unwrap().to_owned();
     let strangers = [
         world.somebody(Role::Admin).await,
@@ -148,9 +145,9 @@ async fn to_who_is_no_member_nothing_of_a_workspace_exists() {
         world.send(request(method.clone(), path, &world.key, &[], body.clone())).await.problem(403, "forbidden");
         world.send(request(method.clone(), path, "", &[], body.clone())).await.problem(401, "unauthenticated");
     }
-    let seen = world.seen(&anna, &format!("/api/v1/conversations/{conversation}")).await;
+    let seen = world.seen_by(&anna, &format!("/api/v1/conversations/{conversation}")).await;
     assert_eq!((&seen["message_count"], &seen["title"]), (&json!(1), &json!(PLANTED)), "nothing was done");
-    assert_eq!(world.seen(&anna, &format!("/api/v1/tasks/{task}")).await["state"], "todo");
+    assert_eq!(world.seen_by(&anna, &format!("/api/v1/tasks/{task}")).await["state"], "todo");
 }
 
 /// WORK-2, WORK-7: who was taken out, and a workspace that was deleted.
@@ -158,9 +155,9 @@ async fn to_who_is_no_member_nothing_of_a_workspace_exists() {
 async fn what_a_member_saw_is_gone_with_the_membership_or_the_workspace() {
     let world = World::new().await;
     let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
-    let workspace = world.workspace(&[&anna, &bo]).await;
+    let workspace = world.office(&[&anna, &bo]).await;
     let list = format!("/api/v1/workspaces/{workspace}/conversations");
-    let id = world.made(&bo, &list, json!({})).await["id"].as_str().unwrap().to_owned();
+    let id = world.created(&bo, &list, json!({})).await["id"].as_str().unwrap().to_owned();
     let (shown, messages) = (format!("/api/v1/conversations/{id}"), format!("/api/v1/conversations/{id}/messages"));
     let change = async |sql: &'static str| {
         let mut tx = tenant::begin(&world.app.db, &world.acme).await.unwrap();
@@ -171,7 +168,7 @@ async fn what_a_member_saw_is_gone_with_the_membership_or_the_workspace() {
     change("delete from workspace_members m using workspaces w where w.id = $1 and m.workspace_id = w.id and m.user_id <> w.owner_id").await;
     for path in [&shown, &messages, &list] {
         world.as_(&bo, Method::GET, path, None).await.problem(404, "not-found");
-        world.seen(&anna, path).await;
+        world.seen_by(&anna, path).await;
     }
     world.as_(&bo, Method::POST, &messages, Some(json!({"body": "x"}))).await.problem(404, "not-found");
 
@@ -187,12 +184,12 @@ async fn what_a_member_saw_is_gone_with_the_membership_or_the_workspace() {
 async fn what_is_wrong_is_named_by_its_field() {
     let world = World::new().await;
     let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
-    let workspace = world.workspace(&[&anna]).await;
+    let workspace = world.office(&[&anna]).await;
     let conversations = format!("/api/v1/workspaces/{workspace}/conversations");
     let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
-    let conversation = world.made(&anna, &conversations, json!({})).await["id"].as_str().unwrap().to_owned();
+    let conversation = world.created(&anna, &conversations, json!({})).await["id"].as_str().unwrap().to_owned();
     let messages = format!("/api/v1/conversations/{conversation}/messages");
-    let task = world.made(&anna, &tasks, json!({"title": "x"})).await["id"].as_str().unwrap().to_owned();
+    let task = world.created(&anna, &tasks, json!({"title": "x"})).await["id"].as_str().unwrap().to_owned();
     for (method, path, body, errors) in [
         (
             Method::POST,
@@ -235,9 +232,9 @@ async fn what_is_wrong_is_named_by_its_field() {
 async fn a_task_goes_through_its_states_and_is_found_by_them() {
     let world = World::new().await;
     let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
-    let workspace = world.workspace(&[&anna, &bo]).await;
+    let workspace = world.office(&[&anna, &bo]).await;
     let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
-    let states = world.seen(&anna, "/api/v1/task-states").await;
+    let states = world.seen_by(&anna, "/api/v1/task-states").await;
     let names: Vec<&str> = states["states"].as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
     assert_eq!(names, ["todo", "in_progress", "done", "cancelled"]);
 
@@ -246,7 +243,7 @@ async fn a_task_goes_through_its_states_and_is_found_by_them() {
     let made = world.as_(&anna, Method::POST, &tasks, Some(order)).await;
     let path = made.header("location").to_owned();
     assert_eq!(made.json()["state"], "todo", "{}", made.text);
-    world.made(&anna, &tasks, json!({"title": "Diska", "state": "in_progress"})).await;
+    world.created(&anna, &tasks, json!({"title": "Diska", "state": "in_progress"})).await;
     let change = async |body: Value| {
         let answer = world.as_(&bo, Method::PATCH, &path, Some(body)).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
@@ -267,12 +264,12 @@ async fn a_task_goes_through_its_states_and_is_found_by_them() {
         (&*format!("?assignee_id={}", bo.id), 1),
         (&*format!("?assignee_id={}&state=todo", bo.id), 0),
     ] {
-        let page = world.seen(&anna, &format!("{tasks}{query}")).await;
+        let page = world.seen_by(&anna, &format!("{tasks}{query}")).await;
         assert_eq!(page["tasks"].as_array().unwrap().len(), found, "{query}");
     }
     let again = change(json!({"state": "todo", "assignee_id": null, "due_on": null})).await;
     assert!(again["completed_at"].is_null() && again["assignee_id"].is_null() && again["due_on"].is_null(), "{again}");
-    let told = world.told(&format!("workspace:{workspace}")).await;
+    let told = world.told_on(&format!("workspace:{workspace}")).await;
     let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["task.created", "task.created", "task.state_changed", "task.changed", "task.state_changed"]);
     assert_eq!((&told[2].1["state"], &told[2].1["title"]), (&json!("done"), &json!("Beställ kaffe")));
@@ -283,9 +280,9 @@ async fn a_task_goes_through_its_states_and_is_found_by_them() {
 async fn a_task_of_somebody_who_has_left_can_still_be_changed() {
     let world = World::new().await;
     let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
-    let workspace = world.workspace(&[&anna, &bo]).await;
+    let workspace = world.office(&[&anna, &bo]).await;
     let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
-    let task = world.made(&anna, &tasks, json!({"title": "x", "assignee_id": bo.id})).await;
+    let task = world.created(&anna, &tasks, json!({"title": "x", "assignee_id": bo.id})).await;
     let path = format!("/api/v1/tasks/{}", task["id"].as_str().unwrap());
     let mut tx = tenant::begin(&world.app.db, &world.acme).await.unwrap();
     assert!(workspaces::remove_member(&mut tx, workspace, bo.id).await.unwrap());
@@ -302,9 +299,9 @@ async fn a_task_of_somebody_who_has_left_can_still_be_changed() {
 async fn a_message_that_is_sent_twice_with_one_key_is_said_once() {
     let world = World::new().await;
     let anna = world.somebody(Role::User).await;
-    let workspace = world.workspace(&[&anna]).await;
+    let workspace = world.office(&[&anna]).await;
     let conversation =
-        world.made(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "ett"})).await;
+        world.created(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "ett"})).await;
     let path = format!("/api/v1/conversations/{}/messages", conversation["id"].as_str().unwrap());
     let say = || {
         let headers = [("idempotency-key", "said-once")];
@@ -315,7 +312,7 @@ async fn a_message_that_is_sent_twice_with_one_key_is_said_once() {
 
     assert_eq!((first.status, &first.text), (StatusCode::CREATED, &second.text));
     assert_eq!(second.header("idempotency-replayed"), "true");
-    let page = world.seen(&anna, &path).await;
+    let page = world.seen_by(&anna, &path).await;
     assert_eq!(page["messages"].as_array().unwrap().len(), 2);
 }
 
@@ -324,15 +321,15 @@ async fn a_message_that_is_sent_twice_with_one_key_is_said_once() {
 async fn messages_at_the_same_time_have_places_of_their_own() {
     let world = World::new().await;
     let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
-    let workspace = world.workspace(&[&anna, &bo]).await;
-    let conversation = world.made(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({})).await;
+    let workspace = world.office(&[&anna, &bo]).await;
+    let conversation = world.created(&anna, &format!("/api/v1/workspaces/{workspace}/conversations"), json!({})).await;
     let path = format!("/api/v1/conversations/{}/messages", conversation["id"].as_str().unwrap());
 
     let says =
-        (0..20).map(|n| world.made(if n % 2 == 0 { &anna } else { &bo }, &path, json!({"body": format!("{n}")})));
+        (0..20).map(|n| world.created(if n % 2 == 0 { &anna } else { &bo }, &path, json!({"body": format!("{n}")})));
     futures::future::join_all(says).await;
 
-    let page = world.seen(&anna, &format!("{path}?limit=200")).await;
+    let page = world.seen_by(&anna, &format!("{path}?limit=200")).await;
     let positions: Vec<u64> =
         page["messages"].as_array().unwrap().iter().map(|message| message["position"].as_u64().unwrap()).collect();
     assert_eq!(positions, (1..=20).collect::<Vec<_>>(), "in the order of their ids");
@@ -345,9 +342,9 @@ async fn messages_at_the_same_time_have_places_of_their_own() {
 async fn in_a_suspended_organization_conversations_can_be_read_only() {
     let world = World::new().await;
     let anna = world.somebody(Role::User).await;
-    let workspace = world.workspace(&[&anna]).await;
+    let workspace = world.office(&[&anna]).await;
     let list = format!("/api/v1/workspaces/{workspace}/conversations");
-    world.made(&anna, &list, json!({"message": "Hej"})).await;
+    world.created(&anna, &list, json!({"message": "Hej"})).await;
     let suspended = crate::domain::BillingStatus::Suspended;
     tenant::set_billing_status(&world.app.db, &world.app.clock, &world.acme, suspended).await.unwrap();
     // Somebody whom no process remembers.
@@ -356,6 +353,6 @@ async fn in_a_suspended_organization_conversations_can_be_read_only() {
     workspaces::add_member(&mut tx, (workspace, bo.id), world.app.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
 
-    world.seen(&bo, &list).await;
+    world.seen_by(&bo, &list).await;
     world.as_(&bo, Method::POST, &list, Some(json!({}))).await.problem(403, "organization-suspended");
 }
