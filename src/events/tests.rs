@@ -232,7 +232,7 @@ async fn no_organization_hears_another() {
 async fn nothing_is_lost_between_what_was_missed_and_what_is_live() {
     const WRITERS: u64 = 3;
     const TRANSACTIONS: u64 = 60;
-    let seed = rand::random();
+    let seed: u64 = rand::random();
     println!("seed {seed}");
     let world = World::new().await;
     let mut observer = world.follow(world.key, &[INVOICE]).await;

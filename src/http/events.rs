@@ -239,7 +239,7 @@ async fn follow(
     let topics = params.topics()?;
     authorize(&state, &reader, &topics).await?;
     // A person's stream lasts no longer than an access token; the session is asked about all the while.
-    let token_lasts = Duration::from_secs(state.app.config.sign_in.access_token_s);
+    let token_lasts = Duration::from_secs(state.app.config.sign_in.access_token_s.into());
     let until = matches!(reader.who, Who::Person { .. }).then(|| Instant::now() + token_lasts);
     let following = state.events.follow(&reader.organization, reader.who, &topics, until).await?;
 

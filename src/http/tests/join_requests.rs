@@ -31,7 +31,7 @@ impl World {
 
     /// Mails what is to be mailed.
     async fn mail_out(&self) {
-        let registry = crate::jobs::registry(&self.app.config);
+        let registry = Arc::new(crate::jobs::registry(&self.app.config));
         testing::drain(&self.app.db, &registry, self.app.clone(), "mailers").await.unwrap();
     }
 
