@@ -5,7 +5,7 @@ use std::fmt;
 
 use argon2::{
     Algorithm, Argon2, Params, Version,
-    password_hash::{self, PasswordHasher, PasswordVerifier, SaltString},
+    password_hash::{self, PasswordHasher, PasswordVerifier, phc},
 };
 use secrecy::{ExposeSecret, SecretString};
 use unicode_normalization::UnicodeNormalization;
@@ -115,9 +115,9 @@ impl Passwords {
 
     /// Takes as long whether there is a hash or not, as long as stored hashes have today's cost.
     pub fn verify(&self, password: &Password, stored: Option<&PasswordHash>) -> Verdict {
-        let parsed = stored.and_then(|stored| password_hash::PasswordHash::new(stored.as_str()).ok());
+        let parsed = stored.and_then(|stored| phc::PasswordHash::new(stored.as_str()).ok());
         let Some(parsed) = parsed else {
-            if let Ok(nobodys) = password_hash::PasswordHash::new(self.nobodys.as_str()) {
+            if let Ok(nobodys) = phc::PasswordHash::new(self.nobodys.as_str()) {
                 let _nobody = self.argon2.verify_password(password.bytes(), &nobodys);
             }
             return Verdict::Wrong;
@@ -137,8 +137,8 @@ impl Passwords {
 }
 
 fn hash_with(argon2: &Argon2<'_>, password: &[u8]) -> Result<PasswordHash, PasswordError> {
-    let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>()).map_err(PasswordError::Hash)?;
-    let hash = argon2.hash_password(password, &salt).map_err(PasswordError::Hash)?;
+    let salt = rand::random::<[u8; 16]>();
+    let hash = argon2.hash_password_with_salt(password, &salt).map_err(PasswordError::Hash)?;
     Ok(PasswordHash(hash.to_string()))
 }
 

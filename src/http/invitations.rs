@@ -109,14 +109,10 @@ struct ListParams {
 
 impl From<InviteError> for Problem {
     fn from(error: InviteError) -> Self {
-        let at_email = |code: &'static str, message: &str| Self {
-            kind: ProblemType::Conflict,
-            ..Self::field("email", code, message)
-        };
         match error {
             InviteError::NoWorkspace => Self::not_found("workspace"),
             InviteError::Personal => Self::conflict("nobody is invited to a personal workspace; make one to share"),
-            InviteError::Member => at_email("member", "belongs to a member of the workspace already"),
+            InviteError::Member => Self::collides("email", "member", "belongs to a member of the workspace already"),
             InviteError::TooMany => {
                 let detail = "the address was sent too many invitations today; try again later";
                 Self::new(ProblemType::RateLimited, detail).retry_after(TOO_MANY_WAIT_S)
@@ -159,8 +155,8 @@ async fn create(
     };
     membership(&mut work, id, &person).await?;
     if account.as_ref().is_some_and(|account| account.id == person.user_id) {
-        let own = Problem::field("email", "own_address", "is your own; you are a member of the workspace already");
-        return Err(Problem { kind: ProblemType::Conflict, ..own });
+        let message = "is your own; you are a member of the workspace already";
+        return Err(Problem::collides("email", "own_address", message));
     }
     let of_account = account.as_ref().map(|account| account.language);
     let new = NewInvite {
@@ -220,8 +216,9 @@ async fn find(tx: &mut sqlx::PgConnection, workspace: Uuid, id: Uuid) -> Result<
 async fn show(
     State(state): State<ApiState>,
     person: Person<WorkspacesRead>,
-    Ids([id, invitation_id]): Ids,
+    Ids(ids): Ids,
 ) -> Result<Json<InvitationView>, Problem> {
+    let [id, invitation_id] = ids;
     let mut tx = tenant::begin(&state.app.db, &person.organization).await?;
     membership(&mut tx, id, &person).await?;
     let invitation = find(&mut tx, id, invitation_id).await?;
@@ -239,8 +236,9 @@ async fn show(
 async fn revoke(
     State(state): State<ApiState>,
     person: Person<WorkspacesWrite>,
-    Ids([id, invitation_id]): Ids,
+    Ids(ids): Ids,
 ) -> Result<StatusCode, Problem> {
+    let [id, invitation_id] = ids;
     let (mut tx, actor) = (tenant::begin(&state.app.db, &person.organization).await?, person.actor());
     only_owner(&membership(&mut tx, id, &person).await?)?;
     find(&mut tx, id, invitation_id).await?;
@@ -265,10 +263,11 @@ async fn revoke(
 async fn resend(
     State(state): State<ApiState>,
     person: Person<WorkspacesWrite>,
-    Ids([id, invitation_id]): Ids,
+    Ids(ids): Ids,
     Trace(trace): Trace,
     NoBody { idempotency }: NoBody,
 ) -> Result<Response, Problem> {
+    let [id, invitation_id] = ids;
     let mut tx = tenant::begin(&state.app.db, &person.organization).await?;
     let membership = membership(&mut tx, id, &person).await?;
     let invitation = find(&mut tx, id, invitation_id).await?;

@@ -332,7 +332,12 @@ impl Problem {
 
     /// One field that collides with something that exists.
     pub fn taken(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: ProblemType::Conflict, ..Self::field(field, "taken", message) }
+        Self::collides(field, "taken", message)
+    }
+
+    /// One field that does not fit what there is, in a way that has a code of its own.
+    pub fn collides(field: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self { kind: ProblemType::Conflict, ..Self::field(field, code, message) }
     }
 
     pub fn not_found(what: &'static str) -> Self {

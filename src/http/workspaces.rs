@@ -419,8 +419,9 @@ async fn members(
 async fn remove(
     State(state): State<ApiState>,
     person: Person<WorkspacesWrite>,
-    Ids([id, user_id]): Ids,
+    Ids(ids): Ids,
 ) -> Result<StatusCode, Problem> {
+    let [id, user_id] = ids;
     let (mut tx, actor) = (tenant::begin(&state.app.db, &person.organization).await?, person.actor());
     owned(&mut tx, id, &person).await?;
     if user_id == person.user_id {
