@@ -164,7 +164,6 @@ mod tests {
     use backroom_queue::{Outcome, testing};
     use chrono::Duration;
 
-    use super::*;
     use crate::{domain::JoinStatus, jobs::membership::testing::*, jobs::testing::World};
 
     /// JOIN-2
