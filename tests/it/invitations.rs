@@ -20,6 +20,7 @@ use backroom::{
 use backroom_queue::Registry;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use reqwest::Method;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{PATIENCE, Program, browser::Browser, count, mailbox, until};
@@ -287,11 +288,9 @@ async fn an_invitation_is_accepted_in_a_real_browser() {
     browser.open(&url).await;
     assert_eq!(browser.text("h1").await, "Inbjudan är redan använd");
     assert!(!room.revoke(invitation).await, "what was accepted stays so");
-    let signed_in = api.with_key("").post(
-        "/api/v1/sign-in",
-        &serde_json::json!({ "email": "BO@example.com", "password": "correct horse battery", "organization": "acme" }),
-    );
-    assert_eq!(signed_in.await.status, 200, "the account that the page made can sign in");
+    let who = json!({ "email": "BO@example.com", "password": "correct horse battery", "organization": "acme" });
+    let signed_in = api.with_key("").post("/api/v1/sign-in", &who).await;
+    assert_eq!(signed_in.status, 200, "the account that the page made can sign in: {}", signed_in.text);
 
     browser.close().await;
     process.stop().await;
