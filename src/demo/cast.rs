@@ -69,7 +69,6 @@ pub struct Cast {
 
 /// Somebody with an account.
 pub struct Employee {
-    pub id: Uuid,
     pub email: String,
     pub password: SecretString,
 }
@@ -133,7 +132,7 @@ async fn employ(app: &App, organization: &Organization) -> anyhow::Result<Employ
     let mut tx = app.db.begin().await?;
     let id = users::create(&mut tx, &new, now).await?.id;
     tenant::join(tx, organization, id, (Role::Admin, None), (ACTOR, now)).await?.commit().await?;
-    Ok(Employee { id, email, password })
+    Ok(Employee { email, password })
 }
 
 async fn suspend_earlier_demos(app: &App) -> anyhow::Result<()> {
