@@ -515,13 +515,6 @@ async fn by_access_token(
     Ok((Caller { organization, who: Who::Person(member) }, until))
 }
 
-/// Whether the session goes on and the person is still what they were: for answers that go on for longer than [`REMEMBERED`], such
-/// as a stream of events.
-pub async fn still_stands(state: &ApiState, member: &Member) -> Result<bool, Problem> {
-    let standing = sessions::standing(&mut *state.app.db.acquire().await?, member.session).await?;
-    Ok(standing.is_some_and(|now| (now.role, now.company_id) == (member.role, member.company_id)))
-}
-
 impl From<TokenError> for Problem {
     fn from(error: TokenError) -> Self {
         let kind = match error {
