@@ -14,10 +14,10 @@ pub mod context;
 pub mod demo;
 /// The words of the business and their rules; no database, no network, no time of its own.
 pub mod domain;
-/// Everything about one job: the queue's record, with what it did in its organization.
-pub mod flight_recorder;
 /// Live events: one reader per process hands what is committed to whoever follows it.
 pub mod events;
+/// Everything about one job: the queue's record, with what it did in its organization.
+pub mod flight_recorder;
 /// The API and the pages: a file per resource, one shape of errors.
 pub mod http;
 /// What the product does in the background, one file per job.

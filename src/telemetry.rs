@@ -104,8 +104,16 @@ fn describe() {
     describe_counter!("event_streams_ended_total", Unit::Count, "Streams of events that ended, by reason.");
     describe_counter!("events_given_total", Unit::Count, "Events handed to followers, each follower counted.");
     describe_counter!("events_replayed_total", Unit::Count, "Events handed to followers who came back.");
-    describe_counter!("event_listener_lost_total", Unit::Count, "Connections that listened for events and were lost, or failed.");
-    describe_counter!("event_looks_failed_total", Unit::Count, "Organizations' events that could not be read, each time.");
+    describe_counter!(
+        "event_listener_lost_total",
+        Unit::Count,
+        "Connections that listened for events and were lost, or failed."
+    );
+    describe_counter!(
+        "event_looks_failed_total",
+        Unit::Count,
+        "Organizations' events that could not be read, each time."
+    );
     describe_gauge!("queue_depth", Unit::Count, "Unfinished jobs, by queue and state.");
     describe_gauge!(
         "queue_oldest_available_seconds",

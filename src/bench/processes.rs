@@ -66,8 +66,7 @@ pub(super) fn memory_mb(process: &mut Child, line: &str) -> anyhow::Result<f64> 
         bail!("the process ended early: {status}");
     }
     let pid = process.id().context("the process has no id")?;
-    let status =
-        std::fs::read_to_string(format!("/proc/{pid}/status")).context("memory is read from /proc (Linux)")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("memory is read from /proc (Linux)")?;
     let kilobytes = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.split_whitespace().next());
     Ok(kilobytes.context("no such line in /proc status")?.parse::<f64>()? / 1024.0)
 }

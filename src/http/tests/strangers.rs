@@ -59,7 +59,8 @@ async fn things(world: &World) -> Things {
     assert_eq!(world.send(asked).await.status, StatusCode::ACCEPTED);
     let requests = world.get("/api/v1/join-requests").await.json();
     let join_request = requests["join_requests"][0]["id"].as_str().unwrap().to_owned();
-    let conversation = made(&format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "Theirs"})).await;
+    let conversation =
+        made(&format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "Theirs"})).await;
     let task = made(&format!("/api/v1/workspaces/{workspace}/tasks"), json!({"title": "Theirs"})).await;
     let all = vec![
         ("/api/v1/conversations", conversation),
