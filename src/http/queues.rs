@@ -26,6 +26,8 @@ use crate::domain::FieldError;
 const RATES: &str = "rate-limits";
 const MAX_KEY: usize = 255;
 /// A longer period is a quota, which a bucket that forgets with its row is not made for.
+/// A duration knows nothing shorter than a nanosecond; a limit needs nothing shorter than this.
+const MIN_PERIOD_S: f64 = 0.001;
 const MAX_PERIOD_S: f64 = 86_400.0;
 
 pub fn routes() -> OpenApiRouter<ApiState> {
@@ -257,8 +259,8 @@ async fn set_rate(
         errors.push(FieldError { field: "key".to_owned(), code: "out_of_range", message });
     }
     let permits = positive("permits", wanted.permits, &mut errors);
-    if !(wanted.period_s > 0.0 && wanted.period_s <= MAX_PERIOD_S) {
-        let message = "must be more than 0 and at most 86400 seconds".to_owned();
+    if !(MIN_PERIOD_S..=MAX_PERIOD_S).contains(&wanted.period_s) {
+        let message = "must be 0.001 to 86400 seconds".to_owned();
         errors.push(FieldError { field: "period_s".to_owned(), code: "out_of_range", message });
     }
     let (Some(permits), true) = (permits, errors.is_empty()) else { return Err(Problem::fields(errors)) };

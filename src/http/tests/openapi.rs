@@ -70,6 +70,25 @@ fn dangling(document: &Value, part: &Value) {
     }
 }
 
+/// API-5: the words of a closed set are those that requests and answers have.
+#[tokio::test]
+async fn the_document_has_the_words_that_are_spoken() {
+    use crate::domain::{BillingStatus, InvoiceStatus, Tier};
+    let world = World::new().await;
+    let document = world.send(request(Method::GET, "/api/v1/openapi.json", "", &[], None)).await.json();
+    for (schema, words) in [
+        ("Role", json!(Role::ALL)),
+        ("Scope", json!(Scope::ALL)),
+        ("Tier", json!(Tier::ALL)),
+        ("BillingStatus", json!(BillingStatus::ALL)),
+        ("InvoiceStatus", json!(InvoiceStatus::ALL)),
+        ("Language", json!(Language::ALL)),
+    ] {
+        let told = &document["components"]["schemas"][schema];
+        assert_eq!((&told["enum"], &told["type"]), (&words, &json!("string")), "{schema}: {told}");
+    }
+}
+
 /// API-5
 #[tokio::test]
 async fn the_document_can_be_browsed_without_the_internet() {

@@ -135,6 +135,7 @@ async fn the_operator_sets_and_forgets_rate_limits_whatever_their_keys_are_made_
         (json!({"permits": 0, "period_s": 60}), vec!["permits out_of_range"]),
         (json!({"permits": -1, "period_s": 0}), vec!["permits out_of_range", "period_s out_of_range"]),
         (json!({"permits": 1, "period_s": 86_401}), vec!["period_s out_of_range"]),
+        (json!({"permits": 1, "period_s": 5e-324}), vec!["period_s out_of_range"]),
         (json!({"permits": 1}), vec!["period_s required"]),
     ] {
         let refused = world.operate(Method::PUT, &path("k"), Some(body.clone())).await;
