@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub mod billing;
+pub mod conversations;
 pub mod debug;
 pub mod membership;
 pub mod platform;
@@ -20,17 +21,18 @@ pub mod workspaces;
 /// Every kind of job, the single list that workers, API, command line and schedules read.
 pub fn registry(config: &Config) -> Registry<App> {
     let kinds = registry![
-        billing::SweepOverdue,          // daily at 09:00, the organization's time
-        billing::RemindInvoice,         // by the sweep
-        billing::EscalateInvoice,       // by the sweep, after the last reminder
-        platform::ExpireTrials,         // daily at 02:00 UTC
-        platform::PruneIdempotencyKeys, // daily at 03:00 UTC
-        platform::PruneSignIns,         // daily at 03:30 UTC
-        membership::SendConfirmation,   // with a request to join, and with each new token
-        membership::SendDecision,       // when staff decided
-        membership::ExpireRequests,     // daily at 05:00, the organization's time
-        workspaces::SendInvitation,     // with an invitation, and when it is sent again
-        workspaces::ExpireInvitations,  // daily at 04:00, the organization's time
+        billing::SweepOverdue,           // daily at 09:00, the organization's time
+        billing::RemindInvoice,          // by the sweep
+        billing::EscalateInvoice,        // by the sweep, after the last reminder
+        conversations::NameConversation, // by a message, once the first exchange is over
+        membership::SendConfirmation,    // with a request to join, and with each new token
+        membership::SendDecision,        // when staff decided
+        membership::ExpireRequests,      // daily at 05:00, the organization's time
+        platform::ExpireTrials,          // daily at 02:00 UTC
+        platform::PruneIdempotencyKeys,  // daily at 03:00 UTC
+        platform::PruneSignIns,          // daily at 03:30 UTC
+        workspaces::SendInvitation,      // with an invitation, and when it is sent again
+        workspaces::ExpireInvitations,   // daily at 04:00, the organization's time
     ]
     .sealed_by(Arc::new(JobSealer::new(&config.vault)));
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }

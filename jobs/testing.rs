@@ -37,6 +37,11 @@ pub struct World {
 impl World {
     /// Monday 2 March 2026, 09:00 in Stockholm.
     pub async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same day, with these settings besides.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
         let clock = Clock::fixed(Utc.with_ymd_and_hms(2026, 3, 2, 8, 0, 0).unwrap());
         let database = TestDatabase::new().await;
         let organization = database.organization("acme").await;
@@ -45,7 +50,7 @@ impl World {
             Mailbox::start((Ipv4Addr::LOCALHOST, 0).into(), MailboxRules::default(), clock.clone(), shutdown.clone())
                 .await
                 .unwrap();
-        let vars = BTreeMap::from(
+        let mut vars = BTreeMap::from(
             [
                 ("DATABASE_URL", database.url()),
                 ("BACKROOM__DATABASE__MAX_CONNECTIONS", "4".to_owned()),
@@ -56,6 +61,7 @@ impl World {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        vars.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let app = App::connect(Config::from_vars(&vars).unwrap(), clock).await.unwrap();
         let registry = Arc::new(super::registry(&app.config));
         Self { app, organization, mailbox, registry, database, _mailbox: shutdown.drop_guard() }

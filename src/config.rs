@@ -1,10 +1,16 @@
 //! What the program is told from outside: compiled-in files, a file of the site, the environment. `config/default.toml`
 //! lists and explains every setting.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::{Context, bail, ensure};
 use config::{File, FileFormat, Source, Value, ValueKind};
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +35,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     pub vault: VaultConfig,
     pub mail: Mail,
+    pub clients: Clients,
+    pub llm: Llm,
     pub jobs: Jobs,
     pub log: Log,
 }
@@ -135,6 +143,45 @@ pub struct Mail {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+pub struct Clients {
+    #[serde(deserialize_with = "networks")]
+    pub allow_networks: Vec<IpNet>,
+    pub body_limit_bytes: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Llm {
+    pub provider: LlmProvider,
+    #[serde(with = "optional")]
+    pub base_url: Option<String>,
+    #[serde(with = "optional")]
+    pub model: Option<String>,
+    #[serde(with = "hidden::optional")]
+    pub api_key: Option<SecretString>,
+    pub timeout_s: u64,
+    pub max_input_tokens: u32,
+    pub max_output_tokens: u32,
+    pub old_max_tokens: bool,
+    #[serde(with = "optional")]
+    pub temperature: Option<f64>,
+    pub requests_per_minute: u32,
+    pub patience_s: u32,
+}
+
+/// Who is asked for a conversation's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LlmProvider {
+    /// Nobody: the conversation's own keywords name it.
+    Local,
+    /// Whoever speaks OpenAI's chat completions.
+    Openai,
+    Anthropic,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Jobs {
     pub debug_kinds: bool,
     pub unconfirmed_requests_days: u32,
@@ -227,6 +274,22 @@ impl Config {
             "sign_in.access_token_s must be from a minute to a day: 60 to 86400"
         );
         ensure!((1..=365).contains(&self.sign_in.refresh_token_days), "sign_in.refresh_token_days must be 1 to 365");
+        let llm = &self.llm;
+        if llm.provider != LlmProvider::Local {
+            ensure!(
+                llm.model.is_some(),
+                "llm.provider is set and llm.model is not; name the model, or set the provider to `local`"
+            );
+            // A job has three minutes for all it does.
+            ensure!((1..=120).contains(&llm.timeout_s), "llm.timeout_s must be 1 to 120 seconds");
+            ensure!(llm.requests_per_minute >= 1, "llm.requests_per_minute must be at least 1");
+            ensure!(
+                llm.max_input_tokens >= 1 && llm.max_output_tokens >= 1,
+                "llm.max_input_tokens and max_output_tokens must be at least 1"
+            );
+            let within = llm.temperature.is_none_or(|temperature| (0.0..=2.0).contains(&temperature));
+            ensure!(within, "llm.temperature must be 0 to 2");
+        }
         if self.environment == Environment::Production {
             ensure!(
                 !self.vault.keys.is_empty(),
@@ -306,6 +369,16 @@ fn list<'de, D: serde::Deserializer<'de>, T: From<String>>(deserializer: D) -> R
     };
     let items = items.into_iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty());
     Ok(items.map(T::from).collect())
+}
+
+/// A list of networks such as `10.1.2.0/24`; an address alone is a network of one.
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let items: Vec<String> = list(deserializer)?;
+    let parse = |text: String| match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+        Ok(network) => Ok(network),
+        Err(_) => Err(serde::de::Error::custom(format_args!("{text:?} is not a network such as 10.1.2.0/24"))),
+    };
+    items.into_iter().map(parse).collect()
 }
 
 /// A setting that may be missing: written as an empty string.
@@ -458,6 +531,22 @@ mod tests {
         assert!(refusal(&[("BACKROOM_CONFIG", file.path().to_str().unwrap())]).contains("is not TOML"));
     }
 
+    /// WORK-8, SYNC-14
+    #[test]
+    fn a_model_needs_a_name_and_networks_are_networks() {
+        assert_eq!(load(&[]).unwrap().llm.provider, LlmProvider::Local);
+        assert!(refusal(&[("BACKROOM__LLM__PROVIDER", "openai")]).contains("llm.model"));
+        assert!(refusal(&[("BACKROOM__LLM__PROVIDER", "oracle")]).contains("`llm.provider`"));
+        let hot =
+            [("BACKROOM__LLM__PROVIDER", "openai"), ("BACKROOM__LLM__MODEL", "m"), ("BACKROOM__LLM__TEMPERATURE", "3")];
+        assert!(refusal(&hot).contains("llm.temperature"));
+        let networks = load(&[("BACKROOM__CLIENTS__ALLOW_NETWORKS", "10.1.0.0/16, 127.0.0.1,fd00::/8")]).unwrap();
+        let networks: Vec<String> = networks.clients.allow_networks.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.1.0.0/16", "127.0.0.1/32", "fd00::/8"]);
+        let wrong = refusal(&[("BACKROOM__CLIENTS__ALLOW_NETWORKS", "localhost")]);
+        assert!(wrong.contains("clients.allow_networks") && wrong.contains("is not a network"), "{wrong}");
+    }
+
     /// VAULT-4
     #[test]
     fn secrets_are_never_shown() {
@@ -468,11 +557,12 @@ mod tests {
             ("BACKROOM__HTTP__OPERATOR_TOKEN", "planted-5"),
             ("BACKROOM__MAIL__SMTP_URL", "smtps://u:planted-6@h"),
             ("BACKROOM__SIGN_IN__TOKEN_KEYS", "t1:planted-7"),
+            ("BACKROOM__LLM__API_KEY", "planted-8"),
         ])
         .unwrap();
         let shown = config.to_toml();
         assert!(!shown.contains("planted") && !format!("{config:?}").contains("planted"), "{shown}");
-        assert_eq!(shown.matches(HIDDEN).count(), 7);
+        assert_eq!(shown.matches(HIDDEN).count(), 8);
     }
 
     #[test]

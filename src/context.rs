@@ -19,7 +19,11 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{Config, Database, SignIn, VaultConfig},
+    clients::{
+        http::{Endpoint, Http, HttpOptions},
+        llm::{self, Anthropic, LlmOptions, OpenAi},
+    },
+    config::{Config, Database, LlmProvider, SignIn, VaultConfig},
     domain::{Clock, Password, PasswordHash, Passwords, TokenKeys, password::Verdict},
     mail::{Mailer, MailerOptions},
     store::{StoreError, organizations},
@@ -37,6 +41,8 @@ pub struct App {
     pub vault: Vault,
     pub mailer: Mailer,
     pub clock: Clock,
+    /// Who names conversations; `None`: their own keywords do.
+    pub llm: Option<Box<dyn llm::Provider>>,
     /// Sign and check access tokens.
     pub tokens: TokenKeys,
     passwords: Arc<Passwords>,
@@ -66,7 +72,8 @@ impl App {
         let tokens = TokenKeys::new(token_keys(&config.sign_in, &vault)?);
         let passwords = Arc::new(Passwords::new(config.sign_in.argon2_memory_kib, config.sign_in.argon2_passes)?);
         let hashing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
-        Ok(Arc::new(Self { config, db, vault, mailer, clock, tokens, passwords, hashing }))
+        let llm = provider(&config, &clock)?;
+        Ok(Arc::new(Self { config, db, vault, mailer, clock, llm, tokens, passwords, hashing }))
     }
 
     /// Hashes a password for storing, aside from the runtime's threads.
@@ -82,6 +89,34 @@ impl App {
         let passwords = self.passwords.clone();
         Ok(tokio::task::spawn_blocking(move || passwords.verify(&password, stored.as_ref())).await?)
     }
+}
+
+/// The configured language model.
+fn provider(config: &Config, clock: &Clock) -> anyhow::Result<Option<Box<dyn llm::Provider>>> {
+    let settings = &config.llm;
+    let default = match settings.provider {
+        LlmProvider::Local => return Ok(None),
+        LlmProvider::Openai => "https://api.openai.com/v1",
+        LlmProvider::Anthropic => "https://api.anthropic.com",
+    };
+    let address = settings.base_url.as_deref().unwrap_or(default);
+    let endpoint =
+        Endpoint::parse(address).map_err(|problem| anyhow::anyhow!("the address in llm.base_url {problem}"))?;
+    let http = Http::new(HttpOptions {
+        timeout: Duration::from_secs(settings.timeout_s),
+        body_limit: config.clients.body_limit_bytes,
+        allow: config.clients.allow_networks.clone(),
+    })?;
+    let model = settings.model.clone().unwrap_or_default();
+    let (api_key, temperature, clock) = (settings.api_key.clone(), settings.temperature, clock.clone());
+    let options = LlmOptions { endpoint, model, api_key, temperature, http, clock };
+    Ok(Some(match settings.provider {
+        LlmProvider::Anthropic => Box::new(Anthropic::new(options)),
+        LlmProvider::Openai | LlmProvider::Local => {
+            let limit = if settings.old_max_tokens { "max_tokens" } else { "max_completion_tokens" };
+            Box::new(OpenAi::new(options, limit))
+        }
+    }))
 }
 
 /// The configured keys of access tokens, or keys made of the vault's.

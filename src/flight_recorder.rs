@@ -2,6 +2,7 @@
 
 use backroom_queue::Dump;
 use serde::Serialize;
+use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -29,7 +30,7 @@ pub struct Record {
 /// The record of a job; with a tenant, only of that organization's. `None`: there is no such job.
 ///
 /// Unless `with_args`, what the job was given and what it answered shows its shape only. Events are written to be read, and
-/// shown as they are.
+/// shown as they are, but for those of a workspace: what they say is its members' alone, and who may see jobs need not be one.
 pub async fn record(
     db: &PgPool,
     id: Uuid,
@@ -48,6 +49,9 @@ pub async fn record(
         let mut tx = tenant::begin(db, &organization).await?;
         told = events::by_actor(&mut tx, &format!("job:{id}"), id, EVENTS_AT_MOST).await?;
         tx.commit().await?;
+        for event in told.iter_mut().filter(|event| event.topic.starts_with("workspace:")) {
+            event.payload = Value::Null;
+        }
     }
     Ok(Some(Record { queue, events: told }))
 }

@@ -4,6 +4,8 @@
 pub mod bench;
 /// The command line: one program for every process and everything that an operator does by hand.
 pub mod cli;
+/// Third parties, each behind one trait, and the one way out to the web.
+pub mod clients;
 /// What the program is told from outside, every setting explained.
 pub mod config;
 /// What handlers, requests and commands share: pool, vault, mailer, clock.

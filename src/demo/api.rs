@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A caller with a key.
+/// A caller with a key, or with a person's access token.
 pub struct Api {
     pub address: SocketAddr,
     pub key: SecretString,
@@ -33,9 +33,26 @@ impl Api {
         self.json("POST", path, &body.to_string()).await
     }
 
+    /// The JSON answer to a PATCH of JSON.
+    pub async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.json("PATCH", path, &body.to_string()).await
+    }
+
     /// The status of a page, as a browser would be told.
     pub async fn status(&self, path: &str) -> anyhow::Result<u16> {
         Ok(self.exchange("GET", path, "").await?.0)
+    }
+
+    /// The status of the page that a form of these fields is answered with, sent from its own page.
+    pub async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> anyhow::Result<u16> {
+        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        Ok(self.send("POST", path, "application/x-www-form-urlencoded", &form).await?.0)
+    }
+
+    /// The same API for somebody else; an empty key is a stranger's.
+    #[must_use]
+    pub fn for_(&self, key: &str) -> Self {
+        Self { address: self.address, key: SecretString::from(key) }
     }
 
     async fn json(&self, method: &str, path: &str, body: &str) -> anyhow::Result<Value> {
@@ -44,13 +61,20 @@ impl Api {
         serde_json::from_str(&answer).with_context(|| format!("{method} {path} was not answered with JSON"))
     }
 
-    /// Status and body. `Connection: close` makes the end of the stream the end of the answer.
     async fn exchange(&self, method: &str, path: &str, body: &str) -> anyhow::Result<(u16, String)> {
+        self.send(method, path, "application/json", body).await
+    }
+
+    /// Status and body. `Connection: close` makes the end of the stream the end of the answer.
+    async fn send(&self, method: &str, path: &str, kind: &str, body: &str) -> anyhow::Result<(u16, String)> {
+        let key = match self.key.expose_secret() {
+            "" => String::new(),
+            key => format!("Authorization: Bearer {key}\r\n"),
+        };
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\n{key}Content-Type: {kind}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
             self.address,
-            self.key.expose_secret(),
             body.len()
         );
         let mut answer = Vec::new();

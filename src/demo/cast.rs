@@ -2,8 +2,10 @@
 //! keep some days' distance from every limit, so that the story is the same on both sides of midnight.
 
 use anyhow::Context;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Utc};
 use rust_decimal::{Decimal, dec};
+use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::people::{CUSTOMERS, Customer, WORK};
@@ -11,10 +13,10 @@ use crate::{
     context::App,
     domain::{
         BillingStatus, Contact, Currency, EmailAddress, InvoiceStatus, Language, NewCompany, NewInvoice, NewItem,
-        OrgNumber, Organization, PaymentDetails, Phone, Settings, Slug, Tier,
+        NewUser, OrgNumber, Organization, Password, PaymentDetails, Phone, Role, Settings, Slug, Tier,
     },
     jobs::billing,
-    store::{Page, Sealer, invoices, organizations},
+    store::{Page, Sealer, invoices, organizations, users},
     tenant::{self, CreateError, NewOrganization, TenantTx},
 };
 
@@ -51,6 +53,8 @@ const INVOICES: [&[Standing]; 10] = [
 /// Who plays which part.
 pub struct Cast {
     pub organization: Organization,
+    /// Runs the office.
+    pub karin: Employee,
     pub companies: usize,
     pub invoices: usize,
     /// Its mail server turns strangers away once.
@@ -61,6 +65,24 @@ pub struct Cast {
     pub paid_in_time: Uuid,
     /// A company whose phone and contact are shown as they are stored.
     pub sealed: Uuid,
+}
+
+/// Somebody with an account.
+pub struct Employee {
+    pub email: String,
+    pub password: SecretString,
+}
+
+impl Cast {
+    /// An address of this demo; earlier ones in the same database have their own.
+    pub fn address(&self, name: &str, domain: &str) -> String {
+        address(&self.organization, name, domain)
+    }
+}
+
+fn address(organization: &Organization, name: &str, domain: &str) -> String {
+    let tag = organization.slug.as_str().strip_prefix("demo-").map(|number| format!("+{number}")).unwrap_or_default();
+    format!("{name}{tag}@{domain}")
 }
 
 /// Creates the organization with everything in it. In a database that has seen a demo before it is called `demo-2`, and
@@ -81,8 +103,10 @@ pub async fn assemble(app: &App) -> anyhow::Result<Cast> {
         made.push((company, invoices));
     }
     tx.commit().await?;
+    let karin = employ(app, &organization).await.context("could not employ Karin Holm")?;
     Ok(Cast {
         organization,
+        karin,
         companies: made.len(),
         invoices: made.iter().map(|(_, invoices)| invoices.len()).sum(),
         greylisted: made[8].1[1],
@@ -90,6 +114,25 @@ pub async fn assemble(app: &App) -> anyhow::Result<Cast> {
         paid_in_time: made[5].1[2],
         sealed: made[0].0,
     })
+}
+
+/// Karin Holm, with an account and the role of an admin, as `backroom user create` makes them.
+async fn employ(app: &App, organization: &Organization) -> anyhow::Result<Employee> {
+    let email = address(organization, "karin.holm", "fyrvakten.example");
+    let password = SecretString::from(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 18]>()));
+    let hash = app.hash_password(Password::parse(password.expose_secret())?).await?;
+    let now = app.clock.now();
+    let new = NewUser {
+        email: EmailAddress::parse(&email)?,
+        name: "Karin Holm".to_owned(),
+        language: Language::Sv,
+        password: Some(hash),
+        confirmed_at: Some(now),
+    };
+    let mut tx = app.db.begin().await?;
+    let id = users::create(&mut tx, &new, now).await?.id;
+    tenant::join(tx, organization, id, (Role::Admin, None), (ACTOR, now)).await?.commit().await?;
+    Ok(Employee { email, password })
 }
 
 async fn suspend_earlier_demos(app: &App) -> anyhow::Result<()> {

@@ -140,13 +140,13 @@ fn invoices_are_as_told(
 }
 
 /// Ticks and crosses.
-struct Findings {
-    screen: Screen,
-    good: bool,
+pub struct Findings {
+    pub screen: Screen,
+    pub good: bool,
 }
 
 impl Findings {
-    fn same<T: PartialEq + Debug>(&mut self, truth: &str, found: &T, expected: &T) {
+    pub fn same<T: PartialEq + Debug>(&mut self, truth: &str, found: &T, expected: &T) {
         let good = found == expected;
         self.good &= good;
         if good {

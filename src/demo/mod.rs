@@ -1,6 +1,6 @@
 //! `backroom demo`: the whole platform in one process, on made-up customers, telling what it does.
 //!
-//! `stage` starts everything, `cast` fills the database, each act is a file (`overdue`) that ends with `checks`
+//! `stage` starts everything, `cast` fills the database, each act is a file (`overdue`, `together`) that ends with `checks`
 //! of what it told, and `screen` is how it looks.
 
 mod api;
@@ -10,6 +10,7 @@ mod overdue;
 mod people;
 mod screen;
 mod stage;
+mod together;
 
 use std::{fs::File, path::Path, process::ExitCode, sync::Mutex, time::Instant};
 
@@ -85,7 +86,7 @@ async fn story(stage: &mut Stage, screen: Screen, once: bool) -> anyhow::Result<
     let api = key(stage, &cast).await?;
     set_the_scene(stage, screen, &cast, &api, &queues).await?;
     let act = overdue::Act { stage, cast: &cast, api: &api, screen };
-    let came_out = overdue::play(&act).await?;
+    let came_out = overdue::play(&act).await? & together::play(&act).await?;
     stage.let_the_clock_tick();
     screen.gap();
     screen.check(

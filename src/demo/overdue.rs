@@ -268,7 +268,7 @@ impl Act<'_> {
     }
 
     /// Waits until the job has ended, and answers it.
-    async fn ended(&self, doing: &str, id: Uuid) -> anyhow::Result<JobRecord> {
+    pub async fn ended(&self, doing: &str, id: Uuid) -> anyhow::Result<JobRecord> {
         let _waiting = self.screen.waiting(doing);
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -283,7 +283,7 @@ impl Act<'_> {
     }
 
     /// Waits until no job of the organization is unfinished.
-    async fn all_ended(&self, doing: &str) -> anyhow::Result<()> {
+    pub async fn all_ended(&self, doing: &str) -> anyhow::Result<()> {
         let waiting = self.screen.waiting(doing);
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -310,7 +310,7 @@ fn told(job: &JobRecord) -> String {
     format!("{} ({}, {}, attempt {}{error})", job.kind, job.id, job.state, job.attempt)
 }
 
-fn id_of(answer: &Value) -> anyhow::Result<Uuid> {
+pub fn id_of(answer: &Value) -> anyhow::Result<Uuid> {
     let id = answer["id"].as_str().with_context(|| format!("the API answered without an id: {answer}"))?;
     Ok(id.parse()?)
 }

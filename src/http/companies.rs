@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use super::{
     ApiState,
     auth::{BillingRead, BillingWrite, Caller, May, OfCompany},
     cursor::{self, Limit},
-    extract::{Id, Json as Body, Posted, Query},
+    extract::{Id, Json as Body, Posted, Query, present},
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
@@ -65,11 +65,6 @@ struct CompanyChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<ContactView>)]
     contact: Option<Option<ContactView>>,
-}
-
-/// Tells `null` from a field that is not there.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 /// The person to talk to.

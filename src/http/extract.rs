@@ -5,7 +5,10 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -137,6 +140,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         }
         from_value(Value::Object(fields), "").map(Self).map_err(Problem::from)
     }
+}
+
+/// Tells `null` from a field that is not there; for `deserialize_with`, beside `default`.
+pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// Reads the body up to the route's limit (`DefaultBodyLimit`).

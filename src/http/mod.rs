@@ -6,6 +6,7 @@ mod auth;
 mod batches;
 mod bulk_actions;
 mod companies;
+mod conversations;
 mod cursor;
 mod edge;
 mod effects;
@@ -32,6 +33,7 @@ mod queues;
 mod rate_limit;
 mod schedules;
 mod sign_in;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -181,7 +183,9 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(workspaces::routes())
-        .merge(invitations::routes());
+        .merge(invitations::routes())
+        .merge(tasks::routes())
+        .merge(conversations::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())

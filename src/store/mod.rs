@@ -6,6 +6,7 @@
 
 pub mod api_keys;
 pub mod companies;
+pub mod conversations;
 pub mod deliveries;
 pub mod events;
 pub mod feed;
@@ -18,6 +19,7 @@ pub mod organizations;
 pub mod reminders;
 pub mod sessions;
 pub mod sign_in_tries;
+pub mod tasks;
 pub mod usage;
 pub mod users;
 pub mod workspaces;

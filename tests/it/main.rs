@@ -3,6 +3,7 @@
 mod bad_input;
 mod batches;
 mod contract;
+mod conversations;
 mod database;
 mod demo;
 mod events;

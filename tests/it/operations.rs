@@ -123,7 +123,7 @@ async fn a_worker_that_was_stopped_beyond_its_lease_cannot_record_what_it_did() 
     let ended = "select count(*) from queue.finished_jobs where state = 'completed' and attempt > 1";
     until(&database.pool, ended, 1).await;
     stopped.signal("CONT").await;
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = crate::support::api::client();
     eventually("its outcome is refused", async || {
         let metrics = client.get(format!("http://{metrics}/metrics")).send().await.ok()?.text().await.ok()?;
         metrics.lines().any(|line| line.starts_with("queue_outcomes_refused_total ")).then_some(())

@@ -59,10 +59,11 @@ fn uses(code: &str, module: &str) -> bool {
 #[test]
 fn no_folder_reaches_where_it_may_not() {
     // folder, what it must not use
-    let rules: [(&str, &[&str]); 9] = [
+    let rules: [(&str, &[&str]); 10] = [
         ("src/domain", &["cli", "http", "jobs", "store", "tenant", "mail", "vault", "context", "config"]),
         ("src/vault", &["cli", "http", "jobs", "store", "tenant", "mail", "context"]),
         ("src/mail", &["cli", "http", "jobs", "store", "tenant", "vault", "context"]),
+        ("src/clients", &["cli", "http", "jobs", "store", "tenant", "mail", "vault", "context", "config"]),
         ("src/store", &["cli", "http", "jobs", "mail", "clients", "context"]),
         ("src/tenant", &["cli", "http", "jobs", "mail", "clients", "context"]),
         ("src/events", &["cli", "http", "jobs", "mail", "vault", "context"]),
@@ -97,6 +98,7 @@ fn foreign_crates_stay_in_their_rooms() {
         ("aes_gcm", "src/vault/"),
         ("argon2", "src/domain/password.rs"),
         ("jsonwebtoken", "src/domain/access_token.rs"),
+        ("reqwest", "src/clients/"),
     ] {
         let elsewhere: Vec<String> = sources(&["src", "jobs", "crates/queue/src"])
             .into_iter()
@@ -134,7 +136,7 @@ fn every_feature_is_named_by_a_test() {
         ("MAIL", &[1, 2, 3, 4]),
         ("TEN", &[1, 2, 3, 4, 5, 6]),
         ("BILL", &[1, 3, 4, 5, 6, 7, 8, 10]),
-        ("WORK", &[1, 2, 3, 4, 5, 6, 9]),
+        ("WORK", &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ("JOIN", &[1, 2, 3, 4, 5, 6]),
         ("EVT", &[1, 2]),
         ("OPS", &[1, 3, 4]),

@@ -4,6 +4,7 @@ mod auth;
 mod batches;
 mod billing;
 mod bulk_actions;
+mod conversations;
 mod edge;
 mod effects;
 mod events;

@@ -59,7 +59,12 @@ async fn things(world: &World) -> Things {
     assert_eq!(world.send(asked).await.status, StatusCode::ACCEPTED);
     let requests = world.get("/api/v1/join-requests").await.json();
     let join_request = requests["join_requests"][0]["id"].as_str().unwrap().to_owned();
+    let conversation =
+        made(&format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "Theirs"})).await;
+    let task = made(&format!("/api/v1/workspaces/{workspace}/tasks"), json!({"title": "Theirs"})).await;
     let all = vec![
+        ("/api/v1/conversations", conversation),
+        ("/api/v1/tasks", task),
         ("/api/v1/join-requests", join_request),
         ("/api/v1/workspaces", workspace),
         ("/api/v1/invoices", posted("/api/v1/invoices", invoice(company.parse().unwrap(), "2026-1")).await),
@@ -83,6 +88,11 @@ fn body_of(id: &str) -> Option<Value> {
         "change_member" => Some(json!({"role": "user"})),
         "change_company" => Some(json!({"name": "Mine AB"})),
         "rename_workspace" => Some(json!({"name": "Mine"})),
+        "start_conversation" => Some(json!({"message": "Mine"})),
+        "rename_conversation" => Some(json!({"title": "Mine"})),
+        "post_message" => Some(json!({"body": "Mine"})),
+        "create_task" => Some(json!({"title": "Mine"})),
+        "change_task" => Some(json!({"state": "done"})),
         "create_invitation" => Some(json!({"email": "mine@example.se"})),
         "mark_invoice_paid" => Some(json!({})),
         _ => None,

@@ -52,6 +52,13 @@ pub struct Answer {
     pub text: String,
 }
 
+/// A client that knows no proxy. Whoever makes one needs a provider of TLS, also where none is spoken.
+pub fn client() -> Client {
+    // Fails only if there is one already.
+    let _there_is_one = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy().build().expect("a client")
+}
+
 impl Program {
     /// Starts a process that serves the API (`server` or `start`), waits until it is ready, and opens it with `key`.
     pub async fn serve(&self, command: &str, key: &str) -> (Process, Api) {
@@ -59,7 +66,7 @@ impl Program {
         for _ in 0..5 {
             let address = free_address();
             let mut process = self.clone().with("BACKROOM__HTTP__LISTEN", address).start(&[command]);
-            let client = Client::builder().no_proxy().build().expect("a client");
+            let client = client();
             let api = Api { base: format!("http://{address}"), key: key.to_owned(), client };
             let ready = eventually("the server is ready", async || {
                 let asked = api.client.get(format!("{}/health/ready", api.base)).send().await;
