@@ -62,7 +62,7 @@ pub struct Caller {
 #[derive(Debug)]
 enum Who {
     Key { id: Uuid, scopes: Vec<Scope> },
-    Person(Member),
+    Person(Box<Member>),
 }
 
 /// A signed-in person, in the organization that they signed in to.
@@ -260,20 +260,15 @@ impl<P: Permission, S: Send + Sync> FromRequestParts<S> for OfCompany<P> {
     }
 }
 
-/// A signed-in person who may do what the permission says, with some records at least: [`Person::reach`].
+/// A signed-in person who may do what the permission says, with some records at least: whether a workspace is theirs, its rows
+/// say.
 pub struct Person<P> {
     caller: Arc<Caller>,
     member: Member,
-    reach: Reach,
     permission: PhantomData<P>,
 }
 
 impl<P> Person<P> {
-    /// Whose records there are for this person.
-    pub fn reach(&self) -> Reach {
-        self.reach
-    }
-
     /// The person as a caller among others.
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -294,8 +289,8 @@ impl<P: Permission, S: Send + Sync> FromRequestParts<S> for Person<P> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = caller_of(parts)?;
         let member = person_of(&caller)?;
-        let reach = caller.check(P::ACTION)?;
-        Ok(Self { caller, member, reach, permission: PhantomData })
+        caller.check(P::ACTION)?;
+        Ok(Self { caller, member, permission: PhantomData })
     }
 }
 
@@ -512,7 +507,7 @@ async fn by_access_token(
         session: claims.session,
     };
     let until = DateTime::from_timestamp(claims.exp, 0).unwrap_or(now);
-    Ok((Caller { organization, who: Who::Person(member) }, until))
+    Ok((Caller { organization, who: Who::Person(Box::new(member)) }, until))
 }
 
 impl From<TokenError> for Problem {
