@@ -121,6 +121,13 @@ impl Browser {
     pub async fn click(&self, selector: &str) {
         let element = self.one(selector).await;
         self.ask(Method::POST, &format!("/element/{}/click", element.0), Some(json!({}))).await;
+        // The driver waits for a page that has begun to load. A form's answer may take longer to begin.
+        let url = format!("{}/element/{}/enabled", self.session, element.0);
+        eventually("the next page", async || {
+            let asked = self.client.get(&url).send().await.ok()?;
+            (!asked.status().is_success()).then_some(())
+        })
+        .await;
     }
 
     pub async fn title(&self) -> String {
