@@ -119,7 +119,8 @@ async fn workers_killed_around_sending_leave_one_mail_per_token_and_none_for_wha
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = SmallRng::seed_from_u64(seed);
-    let room = Room::new().await;
+    // As few at once as reminders: most of what a killed worker had in hand was being sent.
+    let room = Room::with(|program| program.with("BACKROOM__WORKER__QUEUES__MAILERS", 3)).await;
     let mut revoked = BTreeSet::new();
     for n in 0..INVITED + REVOKED {
         let email = format!("person{n}@example.com");
@@ -149,7 +150,13 @@ async fn workers_killed_around_sending_leave_one_mail_per_token_and_none_for_wha
     worker.stop().await;
 
     let received = room.received();
-    assert_eq!(received.len(), wanted, "everybody who is still invited got a mail");
+    let lost = count(&room.database.pool, "select count(*) from queue.finished_jobs where state = 'discarded'").await;
+    // One that lost three workers before it sent is left to an operator; everybody else has a mail.
+    assert!(
+        received.len() <= wanted && received.len() as i64 >= wanted as i64 - lost,
+        "{} got a mail, {lost} lost",
+        received.len()
+    );
     for (recipient, messages) in &received {
         assert!(!revoked.contains(recipient), "{recipient} was mailed although the invitation was revoked before");
         assert_eq!(messages.len(), 1, "{recipient} got {messages:?}: more than one mail for one token");
@@ -162,13 +169,10 @@ async fn workers_killed_around_sending_leave_one_mail_per_token_and_none_for_wha
     let cancelled = "select count(*) from queue.finished_jobs where state = 'cancelled'";
     assert_eq!(count(&room.database.pool, cancelled).await, revoked.len() as i64);
     // One whose worker was killed three times in the middle of it is left to an operator (PLAT-20), and says so.
-    let (lost, failed) = (
-        "select count(*) from queue.finished_jobs where state = 'discarded'",
-        "select count(*) from org_acme.invitations where send_error is not null",
-    );
+    let failed = "select count(*) from org_acme.invitations where send_error is not null";
     let failed = count(&room.database.pool, failed).await;
     println!("{failed} of them were left to an operator");
-    assert!(failed <= count(&room.database.pool, lost).await && failed < wanted as i64 / 4, "{failed}");
+    assert!(failed <= lost && lost < wanted as i64 / 4, "{failed} of {lost}");
     let sent = "select count(*) from org_acme.invitations where sent_at is not null";
     assert_eq!(count(&room.database.pool, sent).await, wanted as i64 - failed);
     room.close().await;
