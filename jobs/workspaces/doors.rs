@@ -150,7 +150,7 @@ pub enum InviteError {
     Personal,
     #[error("the person is a member of the workspace already")]
     Member,
-    /// Beyond [`MAILS_PER_ADDRESS`].
+    /// Beyond `MAILS_PER_ADDRESS`.
     #[error("the address was sent {MAILS_PER_ADDRESS} invitations within a day")]
     TooMany,
     /// It has ended, and is not to be sent again.
