@@ -393,7 +393,15 @@ async fn a_paused_queue_waits_and_a_schedule_runs_by_hand() {
 
     let schedules = program.json(&["schedule", "list"]).await;
     let names = each(&schedules["schedules"], "name");
-    assert_eq!(names, ["billing.sweep_overdue", "platform.expire_trials", "platform.prune_idempotency_keys"]);
+    let shipped = [
+        "billing.sweep_overdue",
+        "platform.expire_trials",
+        "platform.prune_idempotency_keys",
+        "platform.prune_sign_ins",
+        "workspaces.expire_invitations",
+        "membership.expire_requests",
+    ];
+    assert_eq!(names, shipped);
     assert_eq!(schedules["schedules"][0]["per_tenant"], true);
     let next = program.json(&["schedule", "next", "billing.sweep_overdue", "-n", "3", "--org", "acme"]).await;
     assert!(each(&next["next"], "local").iter().all(|at| at.contains("T09:00:00")), "{next}");
