@@ -12,11 +12,11 @@ use axum::{
 
 use super::{
     ApiState,
-    person::{self, Form, Frame, Notice, Visitor},
+    person::{self, Form, Frame, Notice, Visitor, sorry, told},
     problem::Problem,
 };
 use crate::{
-    domain::{Language, LinkToken, ParseError, Password, user},
+    domain::{Language, LinkToken, Password, user},
     jobs::workspaces::{self as doors, Accepted, Invited, NewPerson, Opened, Shut},
 };
 
@@ -44,8 +44,8 @@ struct InvitationPage<'a> {
 #[derive(Default)]
 struct Filled {
     name: String,
-    name_error: Option<String>,
-    password_error: Option<String>,
+    name_error: Option<&'static str>,
+    password_error: Option<&'static str>,
 }
 
 struct Words {
@@ -156,21 +156,6 @@ async fn new_person(state: &ApiState, sent: &Form, language: Language) -> Result
             name,
         })),
     }
-}
-
-/// A field's error for a person, in the page's language.
-fn told(language: Language, error: &ParseError) -> String {
-    let words = match (language, error.code) {
-        (Language::Sv, "required") => "Fyll i det här fältet.",
-        (Language::En, "required") => "Fill in this field.",
-        (Language::Sv, "too_short") => "För kort: minst 12 tecken.",
-        (Language::En, "too_short") => "Too short: at least 12 characters.",
-        (Language::Sv, "too_long") => "För långt: högst 200 tecken.",
-        (Language::En, "too_long") => "Too long: at most 200 characters.",
-        (Language::Sv, _) => "Det här går inte att använda; välj något annat.",
-        (Language::En, _) => "This cannot be used; choose something else.",
-    };
-    words.to_owned()
 }
 
 fn form(status: StatusCode, visitor: Visitor, invited: &Invited, filled: &Filled) -> Response {
@@ -290,8 +275,4 @@ fn shut(visitor: Visitor, why: Shut, known: Option<(String, Language)>) -> Respo
     let sender = known.map_or_else(|| "Backroom".to_owned(), |(name, _)| name);
     let notice = Notice { heading: heading.to_owned(), paragraphs: vec![paragraph.to_owned()], good: false };
     person::notice(status, &Frame { language, sender }, &notice)
-}
-
-fn sorry(visitor: Visitor, problem: &Problem) -> Response {
-    person::sorry(problem, &Frame { language: visitor.language(None), sender: "Backroom".to_owned() })
 }

@@ -13,11 +13,11 @@ use axum::{
 
 use super::{
     ApiState,
-    person::{self, Form, Frame, Notice, Visitor},
+    person::{self, Form, Frame, Notice, Visitor, sorry, told},
     problem::Problem,
 };
 use crate::{
-    domain::{JoinRequest, Language, LinkToken, Organization, ParseError, Password},
+    domain::{JoinRequest, Language, LinkToken, Organization, Password},
     jobs::membership::{self as doors, Opened, Shut},
 };
 
@@ -150,20 +150,6 @@ async fn try_act(state: &ApiState, token: &str, visitor: Visitor, sent: &Form) -
     })
 }
 
-/// A password's error for a person, in the page's language.
-fn told(language: Language, error: &ParseError) -> &'static str {
-    match (language, error.code) {
-        (Language::Sv, "required") => "Fyll i det här fältet.",
-        (Language::En, "required") => "Fill in this field.",
-        (Language::Sv, "too_short") => "För kort: minst 12 tecken.",
-        (Language::En, "too_short") => "Too short: at least 12 characters.",
-        (Language::Sv, "too_long") => "För långt: högst 200 tecken.",
-        (Language::En, "too_long") => "Too long: at most 200 characters.",
-        (Language::Sv, _) => "Det här går inte att använda; välj något annat.",
-        (Language::En, _) => "This cannot be used; choose something else.",
-    }
-}
-
 fn confirm_form(visitor: Visitor, organization: &Organization, request: &JoinRequest) -> Response {
     let language = visitor.language(Some(request.language));
     let words = if language == Language::Sv { &CONFIRM_SV } else { &CONFIRM_EN };
@@ -261,8 +247,4 @@ fn shut(visitor: Visitor, why: Shut, known: Option<(String, Language)>) -> Respo
     let sender = known.map_or_else(|| "Backroom".to_owned(), |(name, _)| name);
     let notice = Notice { heading: heading.to_owned(), paragraphs: vec![paragraph.to_owned()], good: false };
     person::notice(status, &Frame { language, sender }, &notice)
-}
-
-fn sorry(visitor: Visitor, problem: &Problem) -> Response {
-    person::sorry(problem, &Frame { language: visitor.language(None), sender: "Backroom".to_owned() })
 }

@@ -19,7 +19,7 @@ use super::{
     network::Network,
     problem::{ForPeople, Problem, ProblemType},
 };
-use crate::domain::Language;
+use crate::domain::{Language, ParseError};
 
 /// A form of a name, a password and the like.
 pub const MAX_FORM_BYTES: usize = 16 * 1024;
@@ -74,7 +74,8 @@ pub fn page(status: StatusCode, template: &impl Template) -> Response {
 }
 
 /// A problem as a person may read it; what it is about in detail is for the log.
-pub fn sorry(problem: &Problem, frame: &Frame) -> Response {
+pub fn sorry(visitor: Visitor, problem: &Problem) -> Response {
+    let frame = Frame { language: visitor.language(None), sender: "Backroom".to_owned() };
     let (heading, paragraph) = match (frame.language, problem.kind) {
         (Language::Sv, ProblemType::RateLimited) => ("För många försök", "Vänta en minut och ladda sedan om sidan."),
         (Language::En, ProblemType::RateLimited) => ("Too many attempts", "Wait a minute, then load the page again."),
@@ -94,11 +95,25 @@ pub fn sorry(problem: &Problem, frame: &Frame) -> Response {
         (Language::En, _) => ("Something went wrong on our side", "Nothing was changed. Try again in a while."),
     };
     let said = Notice { heading: heading.to_owned(), paragraphs: vec![paragraph.to_owned()], good: false };
-    let mut response = notice(problem.kind.status(), frame, &said);
+    let mut response = notice(problem.kind.status(), &frame, &said);
     if problem.kind.status() == StatusCode::TOO_MANY_REQUESTS {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
     response
+}
+
+/// What is wrong with a field that was typed, in the page's language.
+pub fn told(language: Language, error: &ParseError) -> &'static str {
+    match (language, error.code) {
+        (Language::Sv, "required") => "Fyll i det här fältet.",
+        (Language::En, "required") => "Fill in this field.",
+        (Language::Sv, "too_short") => "För kort: minst 12 tecken.",
+        (Language::En, "too_short") => "Too short: at least 12 characters.",
+        (Language::Sv, "too_long") => "För långt: högst 200 tecken.",
+        (Language::En, "too_long") => "Too long: at most 200 characters.",
+        (Language::Sv, _) => "Det här går inte att använda; välj något annat.",
+        (Language::En, _) => "This cannot be used; choose something else.",
+    }
 }
 
 /// Which language a visitor wants.
@@ -203,7 +218,7 @@ pub async fn limit_strangers(
 ) -> Response {
     match state.strangers.take(&network) {
         Ok(()) => next.run(request).await,
-        Err(problem) => sorry(&problem, &Frame { language: visitor.language(None), sender: "Backroom".to_owned() }),
+        Err(problem) => sorry(visitor, &problem),
     }
 }
 
