@@ -30,6 +30,7 @@ use crate::{
     vault,
 };
 
+const SLUG: &str = "bench-api";
 const CONNECTIONS: usize = 64;
 const ENQUEUE_FOR: Duration = Duration::from_secs(10);
 const PEOPLE: usize = 16;
@@ -51,9 +52,9 @@ struct Server {
 impl Server {
     async fn start(database: &Database) -> anyhow::Result<Self> {
         let clock = Clock::system();
-        let slug = Slug::parse("api").map_err(|e| anyhow::anyhow!("{e}"))?;
+        let slug = Slug::parse(SLUG).map_err(|e| anyhow::anyhow!("{e}"))?;
         let organization =
-            match crate::store::organizations::by_slug(&mut *database.pool.acquire().await?, "api").await? {
+            match crate::store::organizations::by_slug(&mut *database.pool.acquire().await?, SLUG).await? {
                 Some(organization) => organization,
                 None => tenant::create(&database.pool, &clock, NewOrganization::named(slug, "API")).await?,
             };
