@@ -209,7 +209,7 @@ pub(super) async fn sign_in(database: &Database) -> anyhow::Result<()> {
         tx.commit().await?;
     }
     let body = |n: usize| {
-        json!({ "email": format!("person{}@example.com", n % PEOPLE), "password": PASSWORD, "organization": "api" })
+        json!({ "email": format!("person{}@example.com", n % PEOPLE), "password": PASSWORD, "organization": SLUG })
             .to_string()
     };
     let mut waits = Vec::new();
