@@ -1,7 +1,7 @@
 //! Third parties, each behind one trait: their words become ours in here. No SQL, no jobs.
 //!
-//! To add a vendor whose records are synchronized: a folder with its [`connector::Connector`], its mapping and its fixtures, and a line in
-//! [`VENDORS`].
+//! To add a vendor whose records are synchronized: a folder with its [`Connector`](crate::clients::connector::Connector), its mapping and
+//! its fixtures, and a line in [`crate::clients::VENDORS`].
 
 pub mod bamboohr;
 pub mod connector;

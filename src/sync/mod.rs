@@ -1,7 +1,7 @@
 //! Reads what third parties have, page by page, so that it can be left alone (SYNC-2, SYNC-3, SYNC-6, SYNC-13).
 //!
-//! `engine` runs an integration, `budget` says when it may call, `tokens` with what, `take` hands on what was read to a [`Receiver`], which
-//! is the jobs'. A connector of [`crate::clients`] knows nothing of all this.
+//! `engine` runs an integration, `budget` says when it may call, `tokens` with what, `take` hands on what was read to a
+//! [`crate::sync::Receiver`], which is the jobs'. A connector of [`crate::clients`] knows nothing of all this.
 
 mod budget;
 mod engine;
