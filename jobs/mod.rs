@@ -2,20 +2,25 @@
 
 use std::sync::Arc;
 
-use backroom_queue::{Registry, registry};
+use backroom_queue::{Job, Registry, registry};
 
 use crate::{
     config::Config,
     context::{App, JobSealer},
 };
 
+pub mod assets;
 pub mod billing;
 pub mod conversations;
 pub mod debug;
+pub mod integrations;
 pub mod membership;
+pub mod people;
 pub mod platform;
+pub mod slack;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod workflows;
 pub mod workspaces;
 
 /// Every kind of job, the single list that workers, API, command line and schedules read.
@@ -25,12 +30,23 @@ pub fn registry(config: &Config) -> Registry<App> {
         billing::RemindInvoice,          // by the sweep
         billing::EscalateInvoice,        // by the sweep, after the last reminder
         conversations::NameConversation, // by a message, once the first exchange is over
+        integrations::SweepDue,          // every five minutes
+        integrations::SyncIntegration,   // by the sweep, by a webhook, by a person
+        integrations::TestConnection,    // by a person
+        integrations::TellAttention,     // once each time that an integration needs a person
+        integrations::HandleWebhook,     // by what a third party sent
+        integrations::PruneDeliveries,   // daily at 04:30, the organization's time
         membership::SendConfirmation,    // with a request to join, and with each new token
         membership::SendDecision,        // when staff decided
         membership::ExpireRequests,      // daily at 05:00, the organization's time
+        people::StartOnboarding,         // by a sync, for a new hire
+        people::StartOffboarding,        // by a sync, or when somebody is terminated by hand
         platform::ExpireTrials,          // daily at 02:00 UTC
         platform::PruneIdempotencyKeys,  // daily at 03:00 UTC
         platform::PruneSignIns,          // daily at 03:30 UTC
+        workflows::NotifyOverdue,        // daily at 08:00, the organization's time
+        platform::TellDeadLetters,       // every minute
+        slack::PostMessage,              // by the database, with an event that a rule names
         workspaces::SendInvitation,      // with an invitation, and when it is sent again
         workspaces::ExpireInvitations,   // daily at 04:00, the organization's time
     ]
@@ -38,11 +54,17 @@ pub fn registry(config: &Config) -> Registry<App> {
     if config.jobs.debug_kinds { debug::register(kinds) } else { kinds }
 }
 
+/// Whether a job of the kind mails a secret link: the product enqueues it, where it makes the link, and nobody else.
+pub fn carries_a_link(kind: &str) -> bool {
+    [membership::SendConfirmation::KIND, membership::SendDecision::KIND, workspaces::SendInvitation::KIND]
+        .contains(&kind)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use backroom_queue::{Job, Outcome};
+    use backroom_queue::Outcome;
 
     use super::*;
     use crate::jobs::testing::World;

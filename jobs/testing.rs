@@ -71,6 +71,11 @@ impl World {
         tenant::begin(&self.app.db, &self.organization).await.unwrap()
     }
 
+    /// Waits until a connection to the database waits for another's lock.
+    pub async fn until_somebody_waits(&self) {
+        self.database.until_somebody_waits().await;
+    }
+
     pub fn now(&self) -> DateTime<Utc> {
         self.app.clock.now()
     }

@@ -69,6 +69,7 @@ pub struct Http {
     pub rate_limit_per_minute: u32,
     pub strangers_per_minute: u32,
     pub join_requests_per_hour: u32,
+    pub webhooks_per_minute: u32,
     pub proxies: usize,
     #[serde(deserialize_with = "list")]
     pub cors_origins: Vec<String>,
@@ -98,6 +99,7 @@ pub struct Events {
     pub heartbeat_s: u64,
     pub buffer: usize,
     pub max_streams: usize,
+    pub max_streams_per_organization: usize,
     pub max_streams_per_caller: usize,
 }
 
@@ -147,6 +149,7 @@ pub struct Clients {
     #[serde(deserialize_with = "networks")]
     pub allow_networks: Vec<IpNet>,
     pub body_limit_bytes: usize,
+    pub timeout_s: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -268,12 +271,14 @@ impl Config {
         ensure!(self.events.buffer >= 1, "events.buffer must be at least 1");
         ensure!(self.http.rate_limit_per_minute >= 1, "http.rate_limit_per_minute must be at least 1");
         ensure!(self.http.strangers_per_minute >= 1, "http.strangers_per_minute must be at least 1");
+        ensure!(self.http.webhooks_per_minute >= 1, "http.webhooks_per_minute must be at least 1");
         ensure!(self.sign_in.tries_per_minute >= 1, "sign_in.tries_per_minute must be at least 1");
         ensure!(
             (60..=86_400).contains(&self.sign_in.access_token_s),
             "sign_in.access_token_s must be from a minute to a day: 60 to 86400"
         );
         ensure!((1..=365).contains(&self.sign_in.refresh_token_days), "sign_in.refresh_token_days must be 1 to 365");
+        ensure!((1..=120).contains(&self.clients.timeout_s), "clients.timeout_s must be 1 to 120 seconds");
         let llm = &self.llm;
         if llm.provider != LlmProvider::Local {
             ensure!(

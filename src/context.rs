@@ -41,13 +41,15 @@ pub struct App {
     pub vault: Vault,
     pub mailer: Mailer,
     pub clock: Clock,
+    /// The way out to third parties.
+    pub http: Http,
     /// Who names conversations; `None`: their own keywords do.
     pub llm: Option<Box<dyn llm::Provider>>,
     /// Sign and check access tokens.
     pub tokens: TokenKeys,
     passwords: Arc<Passwords>,
     /// As many passwords are hashed at once as there are cores; the others wait for their turn.
-    hashing: Semaphore,
+    hashing: Arc<Semaphore>,
 }
 
 impl App {
@@ -71,23 +73,44 @@ impl App {
         })?;
         let tokens = TokenKeys::new(token_keys(&config.sign_in, &vault)?);
         let passwords = Arc::new(Passwords::new(config.sign_in.argon2_memory_kib, config.sign_in.argon2_passes)?);
-        let hashing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let hashing = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
         let llm = provider(&config, &clock)?;
-        Ok(Arc::new(Self { config, db, vault, mailer, clock, llm, tokens, passwords, hashing }))
+        let http = Http::new(HttpOptions {
+            timeout: Duration::from_secs(config.clients.timeout_s),
+            body_limit: config.clients.body_limit_bytes,
+            allow: config.clients.allow_networks.clone(),
+        })?;
+        Ok(Arc::new(Self { config, db, vault, mailer, clock, http, llm, tokens, passwords, hashing }))
     }
 
     /// Hashes a password for storing, aside from the runtime's threads.
     pub async fn hash_password(&self, password: Password) -> anyhow::Result<PasswordHash> {
-        let _turn = self.hashing.acquire().await?;
-        let passwords = self.passwords.clone();
-        Ok(tokio::task::spawn_blocking(move || passwords.hash(&password)).await??)
+        Ok(self.at_its_turn(move |passwords| passwords.hash(&password)).await??)
     }
 
     /// Whether it is the password. Takes as long where nothing is stored.
     pub async fn verify_password(&self, password: Password, stored: Option<PasswordHash>) -> anyhow::Result<Verdict> {
-        let _turn = self.hashing.acquire().await?;
+        self.at_its_turn(move |passwords| passwords.verify(&password, stored.as_ref())).await
+    }
+
+    /// The turn belongs to the work, which goes on when nobody waits for it any more.
+    async fn at_its_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Passwords) -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let turn = self.hashing.clone().acquire_owned().await?;
         let passwords = self.passwords.clone();
-        Ok(tokio::task::spawn_blocking(move || passwords.verify(&password, stored.as_ref())).await?)
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work(&passwords)
+        });
+        Ok(done.await?)
+    }
+
+    /// The turns to hash, for tests that take them all.
+    #[cfg(test)]
+    pub fn hashing(&self) -> Arc<Semaphore> {
+        self.hashing.clone()
     }
 }
 
@@ -225,15 +248,21 @@ pub fn pool(database: &Database) -> anyhow::Result<PgPool> {
         // A connection caches the catalogue of every organization it has met (68 MB after a thousand): recycle it.
         .max_lifetime(Duration::from_secs(1800))
         .idle_timeout(Duration::from_secs(300))
-        // A look at each connection before its use, as sqlx would by itself, but not for longer than it deserves.
+        // A look at a connection that has rested before its use, as sqlx would by itself, but not for longer than it deserves.
         .test_before_acquire(false)
-        .before_acquire(|connection, _| answers(connection))
+        .before_acquire(
+            |connection, meta| {
+                if meta.idle_for < RESTED { Box::pin(async { Ok(true) }) } else { answers(connection) }
+            },
+        )
         // Whoever gave up waiting for an answer gives the connection back. If it is dead, sqlx would wait for it in its turn,
         // and the pool would have a place less for good.
         .after_release(|connection, _| answers(connection))
         .connect_lazy_with(options))
 }
 
+/// One that was in use so short a time ago has said then that it is alive.
+const RESTED: Duration = Duration::from_secs(1);
 /// How long a connection of the pool may take to say that it is alive.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -311,4 +340,29 @@ fn refusal(options: &PgConnectOptions) -> String {
         options.get_database().unwrap_or("of the user's name"),
         options.get_username()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{domain::Password, jobs::testing::World};
+
+    /// AUTH-5: whoever hangs up while a password is hashed does not make room for more of that work than there are cores.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_turn_to_hash_lasts_as_long_as_the_work() {
+        // Long enough that it is not done by the time that the next line runs.
+        let slow = [("BACKROOM__SIGN_IN__ARGON2_MEMORY_KIB", "65536"), ("BACKROOM__SIGN_IN__ARGON2_PASSES", "5")];
+        let world = World::with(&slow).await;
+        let hashing = world.app.hashing();
+        let turns = hashing.available_permits();
+        let password = Password::parse("correct horse battery").unwrap();
+        let mut hash = Box::pin(world.app.hash_password(password));
+        assert!(futures::poll!(&mut hash).is_pending());
+
+        drop(hash);
+
+        assert_eq!(hashing.available_permits(), turns - 1);
+        let all = u32::try_from(turns).unwrap();
+        drop(hashing.acquire_many(all).await.unwrap());
+        assert_eq!(hashing.available_permits(), turns, "and is given back in the end");
+    }
 }

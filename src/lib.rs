@@ -30,6 +30,8 @@ pub mod jobs;
 pub mod mail;
 /// SQL: a file per table family, functions on a connection.
 pub mod store;
+/// Reads what third parties have, page by page: budget, tokens, checkpoints, takeover.
+pub mod sync;
 /// What the processes tell about themselves: logs and metrics.
 pub mod telemetry;
 /// Organizations' schemas and roles, and the one way into their tables.

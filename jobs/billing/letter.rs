@@ -96,6 +96,7 @@ pub enum Handed {
 /// What the ledger keeps of a message that the server took.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Taken {
+    /// Empty in the ledger of mails to people, where operators and developers read; those to companies have it.
     pub recipient: String,
     /// The server's words.
     pub response: String,
@@ -111,7 +112,9 @@ pub async fn hand_over(
     envelope: &Envelope,
     mail: &OutgoingMail,
 ) -> anyhow::Result<Handed> {
-    let taken = |response| Taken { recipient: mail.to.as_str().to_owned(), response, at: ctx.app.clock.now() };
+    let to_company = ctx.job.kind.starts_with("billing.");
+    let recipient = if to_company { mail.to.as_str().to_owned() } else { String::new() };
+    let taken = |response| Taken { recipient: recipient.clone(), response, at: ctx.app.clock.now() };
     let effect = ctx.effect(&*envelope.purpose).repeat(UNKNOWN_OUTCOMES);
     let sent = effect.call(|_| async {
         match ctx.app.mailer.send(mail).await {
@@ -126,7 +129,13 @@ pub async fn hand_over(
     });
     let words = match sent.await {
         // Without words where an operator found out that it had arrived.
-        Ok(sent) => return Ok(Handed::Taken(sent.unwrap_or_else(|| taken(String::new())))),
+        Ok(sent) => {
+            let mut taken = sent.unwrap_or_else(|| taken(String::new()));
+            if taken.recipient.is_empty() {
+                mail.to.as_str().clone_into(&mut taken.recipient);
+            }
+            return Ok(Handed::Taken(taken));
+        }
         Err(EffectError::Busy(RetryAfter { after, .. })) => return Ok(Handed::Busy { wait: after }),
         Err(EffectError::GivenUp { unknown, last, .. }) => format!(
             "the mail server may have accepted the message {unknown} times and never said so; find out whether the recipient has \

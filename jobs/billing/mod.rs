@@ -10,6 +10,7 @@ pub(super) mod letter;
 mod plan;
 mod remind_invoice;
 mod sweep_overdue;
+mod take_invoices;
 
 use backroom_queue::Ctx;
 
@@ -20,6 +21,7 @@ pub use self::{
     plan::{PlannedReminder, plan_reminders},
     remind_invoice::RemindInvoice,
     sweep_overdue::{SweepOverdue, Swept},
+    take_invoices::take_invoices,
 };
 use crate::{
     context::App,

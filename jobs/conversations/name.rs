@@ -147,7 +147,7 @@ impl NameConversation {
         let mut tx = ctx.app.db.begin().await?;
         if let Some((_, TokenUsage { input, output })) = &answer.by {
             let month = limits::month_of(now, organization.time_zone);
-            usage::record_tokens(&mut tx, organization.id, month, Self::KIND, input + output).await?;
+            usage::record_tokens(&mut tx, organization.id, month, Self::KIND, input.saturating_add(*output)).await?;
         }
         let mut tx = TenantTx::enter(tx, organization).await?;
         let stored = conversations::name(&mut tx, self.conversation_id, &title, now).await?;

@@ -12,7 +12,7 @@ use crate::{
     context::App,
     domain::{
         JoinRequest, JoinStatus, JoinStep, Language, LinkToken, NewJoinRequest, NewUser, Organization, PasswordHash,
-        Role, User,
+        Role, User, join_request::DECISIONS_TOLD,
     },
     jobs::workspaces,
     store::{
@@ -97,6 +97,8 @@ pub enum Shut {
     Unknown,
     /// It was used.
     Used,
+    /// There is a password already, and no link sets another.
+    HasPassword,
     Expired,
     /// The organization is suspended: nothing changes in it at present.
     Held,
@@ -120,7 +122,18 @@ pub async fn open(db: &PgPool, token: &LinkToken, now: DateTime<Utc>) -> Result<
     let mut tx = tenant::begin(db, &organization).await?;
     let found = join_requests::by_token(&mut tx, &token.hash()).await?;
     tx.commit().await?;
-    Ok(look(organization, found, now))
+    let opened = look(organization, found, now);
+    if let Opened::Password { organization, request } = &opened
+        && let Some(user) = request.user_id
+        && users::password(&mut *db.acquire().await?, user).await?.is_some()
+    {
+        return Ok(has_password(organization, request));
+    }
+    Ok(opened)
+}
+
+fn has_password(organization: &Organization, request: &JoinRequest) -> Opened {
+    Opened::Shut(Shut::HasPassword, Some((organization.name.clone(), request.language)))
 }
 
 fn look(organization: Organization, found: Option<Token>, now: DateTime<Utc>) -> Opened {
@@ -169,7 +182,7 @@ pub async fn confirm(app: &App, token: &LinkToken) -> Result<Opened, StoreError>
     Ok(Opened::Request { organization: Box::new(organization), request: Box::new(request) })
 }
 
-/// Why a request is not decided.
+/// Why a request is not decided, or the decision not told again.
 #[derive(Debug, thiserror::Error)]
 pub enum ApproveError {
     #[error("there is no such request")]
@@ -177,6 +190,12 @@ pub enum ApproveError {
     /// Only a submitted one is decided.
     #[error("the request is {0}")]
     NotSubmitted(JoinStatus),
+    #[error("nothing is decided yet")]
+    NotDecided,
+    #[error("the person is no member any more")]
+    Left,
+    #[error("the decision was told {DECISIONS_TOLD} times")]
+    ToldEnough,
     #[error(transparent)]
     Join(#[from] JoinError),
 }
@@ -214,9 +233,9 @@ pub async fn approve(
     let request = lock(&mut tx, id, JoinStep::Approve).await?;
     let mut plane = tx.leave().await?;
     let user = account_of(&mut plane, &request, asked.now).await?;
-    // Whoever confirmed the request has read the mail that the link was in.
-    users::confirm(&mut plane, user.id, asked.now).await?;
     let joined = memberships::add(&mut plane, organization.id, user.id, Role::User, None, asked.now).await?;
+    // Whoever confirmed the request has read the mail that the link was in. A password from before that may be another's.
+    tenant::prove_address(&mut plane, user.id, None, asked.now).await?;
     let has_password = users::password(&mut plane, user.id).await?.is_some();
 
     let mut tx = TenantTx::enter(plane, organization).await?;
@@ -232,7 +251,8 @@ pub async fn approve(
         let event = NewEvent { topic, kind: "member.added", payload, actor: asked.actor };
         events::append(&mut tx, &event, asked.now).await?;
     }
-    enqueue_mail(&mut tx, (organization, registry), &SendDecision { request_id: id, token }, asked).await?;
+    let mail = SendDecision { request_id: id, token, number: request.decision_number };
+    enqueue_mail(&mut tx, (organization, registry), &mail, asked).await?;
     Ok((tx, request))
 }
 
@@ -266,11 +286,44 @@ pub async fn reject(
     let rejected = join_requests::reject(db, id, asked.actor, asked.now).await?;
     let request = rejected.ok_or(ApproveError::NotSubmitted(request.status))?;
     tell(db, id, ("join_request.rejected", json!({})), asked).await?;
-    enqueue_mail(db, (organization, registry), &SendDecision { request_id: id, token: None }, asked).await?;
+    let mail = SendDecision { request_id: id, token: None, number: request.decision_number };
+    enqueue_mail(db, (organization, registry), &mail, asked).await?;
     Ok(request)
 }
 
-/// A new member chooses the first password; one that is there already stays. Uses the token up.
+/// JOIN-5: tells the decision again, as where the mail did not arrive or its link has expired: with a new link for who has no password
+/// yet, and the old one opens nothing. One transaction over both planes, as [`approve`].
+pub async fn resend(
+    tx: Transaction<'static, Postgres>,
+    (organization, registry): (&Organization, &Registry<App>),
+    id: Uuid,
+    asked: &Asked<'_>,
+) -> Result<(TenantTx, JoinRequest), ApproveError> {
+    let mut tx = TenantTx::enter(tx, organization).await?;
+    let request = join_requests::lock(&mut tx, id).await?.ok_or(ApproveError::Unknown)?;
+    if request.decided_at.is_none() {
+        return Err(ApproveError::NotDecided);
+    }
+    let mut plane = tx.leave().await?;
+    let mut token = None;
+    if let Some(user) = request.user_id {
+        if memberships::find(&mut plane, organization.id, user).await?.is_none() {
+            return Err(ApproveError::Left);
+        }
+        let has_password = users::password(&mut plane, user).await?.is_some();
+        token = (!has_password).then(|| LinkToken::random(&organization.slug));
+    }
+    let mut tx = TenantTx::enter(plane, organization).await?;
+    let hash = token.as_ref().map(LinkToken::hash);
+    let renewed = join_requests::renew_decision(&mut tx, id, hash, asked.now).await?;
+    let request = renewed.ok_or(ApproveError::ToldEnough)?;
+    tell(&mut tx, id, ("join_request.decision_resent", json!({ "status": request.status })), asked).await?;
+    let mail = SendDecision { request_id: id, token, number: request.decision_number };
+    enqueue_mail(&mut tx, (organization, registry), &mail, asked).await?;
+    Ok((tx, request))
+}
+
+/// A new member chooses the first password; one that is there already stays, and the answer says so. Uses the token up.
 pub async fn choose_password(app: &App, token: &LinkToken, password: &PasswordHash) -> Result<Opened, StoreError> {
     let mut tx = app.db.begin().await?;
     let Some(organization) = organizations::by_slug(&mut tx, token.organization().as_str()).await? else {
@@ -278,12 +331,23 @@ pub async fn choose_password(app: &App, token: &LinkToken, password: &PasswordHa
     };
     let now = app.clock.now();
     let mut tx = TenantTx::enter(tx, &organization).await?;
-    let used = join_requests::use_password_token(&mut tx, &token.hash(), now).await?;
+    let used = if organization.is_held() {
+        None
+    } else {
+        join_requests::use_password_token(&mut tx, &token.hash(), now).await?
+    };
     let Some((request, user)) = used.and_then(|request| request.user_id.map(|user| (request, user))) else {
-        return Ok(Opened::Shut(Shut::Unknown, None));
+        let found = join_requests::by_token(&mut tx, &token.hash()).await?;
+        return Ok(match look(organization, found, now) {
+            shut @ Opened::Shut(..) => shut,
+            Opened::Request { .. } | Opened::Password { .. } => Opened::Shut(Shut::Unknown, None),
+        });
     };
     let mut plane = tx.leave().await?;
-    users::set_password(&mut plane, user, None, password, now).await?;
+    let chosen = users::set_password(&mut plane, user, None, password, now).await?;
     plane.commit().await?;
+    if !chosen {
+        return Ok(has_password(&organization, &request));
+    }
     Ok(Opened::Password { organization: Box::new(organization), request: Box::new(request) })
 }

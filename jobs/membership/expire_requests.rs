@@ -6,11 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::topic;
+use super::{send_confirmation::purpose, topic};
 use crate::{
     context::App,
     jobs::billing::{actor, organization},
     store::{
+        deliveries,
         events::{self, NewEvent},
         join_requests,
     },
@@ -42,8 +43,12 @@ impl Job for ExpireRequests {
             let before = now - Duration::days(ctx.app.config.jobs.unconfirmed_requests_days.into());
             let mut tx = tenant::begin(&ctx.app.db, &organization).await?;
             let gone = join_requests::delete_unconfirmed(&mut tx, (before, now), PAGE).await?;
+            // And of their mails, which name the address.
+            let mails: Vec<String> =
+                gone.iter().flat_map(|(id, mails)| (1..=*mails).map(|number| purpose(*id, number))).collect();
+            deliveries::forget(&mut tx, &mails).await?;
             let told: Vec<NewEvent<'_>> =
-                gone.iter().map(|id| NewEvent { topic: topic(*id), kind, payload: json!({}), actor }).collect();
+                gone.iter().map(|(id, _)| NewEvent { topic: topic(*id), kind, payload: json!({}), actor }).collect();
             events::append_many(&mut tx, &told, now).await?;
             tx.commit().await?;
             deleted += gone.len();
@@ -78,12 +83,19 @@ mod tests {
         let renewed = submit(&world, "renewed@example.se").await;
         let days = i64::from(world.app.config.jobs.unconfirmed_requests_days);
 
+        world.run(&old.job).await;
+        let mails = async || {
+            let mut tx = world.tenant().await;
+            let sql = "select count(*) from deliveries where recipient = 'old@example.se'";
+            sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *tx).await.unwrap()
+        };
+        assert_eq!(mails().await, 1);
         world.app.clock.advance(Duration::days(days) - Duration::seconds(1));
         submit(&world, "renewed@example.se").await;
         let young = submit(&world, "young@example.se").await;
         assert_eq!(deleted(&world).await, 0);
         world.app.clock.advance(Duration::seconds(1));
-        assert_eq!(deleted(&world).await, 1);
+        assert_eq!((deleted(&world).await, mails().await), (1, 0), "nor does its mail name the address any longer");
         assert_eq!(deleted(&world).await, 0);
 
         assert!(reload(&world, old.id).await.is_none());

@@ -12,7 +12,9 @@ mod testing;
 use uuid::Uuid;
 
 pub use self::{
-    doors::{ApproveError, Asked, JoinError, Opened, Shut, approve, choose_password, confirm, open, reject, submit},
+    doors::{
+        ApproveError, Asked, JoinError, Opened, Shut, approve, choose_password, confirm, open, reject, resend, submit,
+    },
     expire_requests::ExpireRequests,
     send_confirmation::SendConfirmation,
     send_decision::SendDecision,

@@ -75,7 +75,8 @@ impl Job for SendConfirmation {
         let organization = organization(&ctx).await?;
         let mut tx = tenant::begin(&ctx.app.db, &organization).await?;
         if join_requests::mark_failed(&mut tx, (self.request_id, self.token.hash()), &reason).await? {
-            let (kind, payload) = ("join_request.confirmation_failed", json!({ "error": reason }));
+            // Without the server's words, in which the address stands: events are read by more people than requests.
+            let (kind, payload) = ("join_request.confirmation_failed", json!({}));
             let event = NewEvent { topic: topic(self.request_id), kind, payload, actor: &actor(&ctx) };
             events::append(&mut tx, &event, ctx.app.clock.now()).await?;
         }
@@ -155,7 +156,7 @@ impl SendConfirmation {
 }
 
 /// The key of the mail with the request's n-th token.
-fn purpose(request: Uuid, number: u32) -> String {
+pub(super) fn purpose(request: Uuid, number: u32) -> String {
     format!("join-confirmation:{request}:{number}")
 }
 
@@ -240,6 +241,21 @@ mod tests {
         assert!(stored.send_error.as_ref().is_some_and(|error| error.contains("550")), "{stored:?}");
         assert_eq!(stored.confirmation_sent_at, None);
         assert_eq!(kinds(&world, request.id).await, ["join_request.received", "join_request.confirmation_failed"]);
+    }
+
+    /// JOIN-5: who may read events or the ledger, but no requests, does not learn who asks to join.
+    #[tokio::test]
+    async fn events_and_ledger_do_not_name_the_address() {
+        let world = World::new().await;
+        for address in ["anna@example.se", "reject@example.se"] {
+            let request = submit(&world, address).await;
+            world.run(&request.job).await;
+        }
+        for table in ["org_acme.events", "queue.effects"] {
+            let sql = format!("select count(*) from {table} t where to_jsonb(t)::text like '%@example.se%'");
+            let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&world.app.db).await.unwrap();
+            assert_eq!(found, 0, "{table}");
+        }
     }
 
     /// VAULT-4: the token is in the mail, and in no row.

@@ -81,6 +81,13 @@ pub async fn reject(world: &World, id: Uuid) -> Result<JoinRequest, ApproveError
     Ok(request)
 }
 
+pub async fn resend(world: &World, id: Uuid) -> Result<JoinRequest, ApproveError> {
+    let shared = (&world.organization, &*world.registry);
+    let (tx, request) = super::resend(world.app.db.begin().await.unwrap(), shared, id, &by_admin(world)).await?;
+    tx.commit().await.unwrap();
+    Ok(request)
+}
+
 pub async fn reload(world: &World, id: Uuid) -> Option<JoinRequest> {
     join_requests::by_id(&mut *world.tenant().await, id).await.unwrap()
 }

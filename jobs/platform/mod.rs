@@ -3,9 +3,11 @@
 mod expire_trials;
 mod prune_idempotency_keys;
 mod prune_sign_ins;
+mod tell_dead_letters;
 
 pub use self::{
     expire_trials::ExpireTrials, prune_idempotency_keys::PruneIdempotencyKeys, prune_sign_ins::PruneSignIns,
+    tell_dead_letters::TellDeadLetters,
 };
 
 /// Whether the kind is one of these, by its name: no organization's key may enqueue it.

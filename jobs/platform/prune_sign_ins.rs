@@ -1,4 +1,4 @@
-//! Forgets sessions that can no longer go on, and old tries to sign in. Scheduled daily. Twice is fine: what is gone is gone.
+//! Forgets sessions that can no longer go on, refresh tokens that are long used, and old tries to sign in. Scheduled daily. Twice is fine: what is gone is gone.
 
 use backroom_queue::{Ctx, Job, JobResult, Verdict};
 use chrono::Duration;
@@ -12,10 +12,10 @@ use crate::{
     store::{sessions, sign_in_tries},
 };
 
-/// A session is kept for so long after its last refresh token has expired, so that the token is told from one that never was.
+/// A refresh token is kept for so long after it has expired, and with the last one its session, so that it is told from one that never was.
 const KEPT: Duration = Duration::days(30);
 
-/// Forgets sessions whose refresh tokens expired a month ago, and tries to sign in that no limit asks for any more.
+/// Forgets refresh tokens that expired a month ago, sessions that have no other, and tries to sign in that no limit asks for any more.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruneSignIns {}
@@ -31,8 +31,9 @@ impl Job for PruneSignIns {
         let now = ctx.app.clock.now();
         let mut db = ctx.app.db.acquire().await?;
         let sessions = sessions::prune(&mut db, now - KEPT).await?;
+        let tokens = sessions::prune_tokens(&mut db, now - KEPT).await?;
         let tries = sign_in_tries::prune(&mut db, now).await?;
-        Verdict::done_with(json!({ "sessions": sessions, "tries": tries }))
+        Verdict::done_with(json!({ "sessions": sessions, "tokens": tokens, "tries": tries }))
     }
 }
 
@@ -44,7 +45,7 @@ mod tests {
     use crate::{
         domain::{EmailAddress, Language, NewUser},
         jobs::testing::World,
-        store::users,
+        store::{sessions::Rotated, users},
     };
 
     async fn run(world: &World, job: NewJob) -> Outcome {
@@ -77,7 +78,7 @@ mod tests {
 
         let job = || NewJob::of(&PruneSignIns {});
         let done = |sessions: u64, tries: u64| Outcome::Completed {
-            result: Some(json!({ "sessions": sessions, "tries": tries })),
+            result: Some(json!({ "sessions": sessions, "tokens": 0, "tries": tries })),
         };
         assert_eq!(run(&world, job()).await, done(0, 0));
         world.app.clock.advance(Duration::days(32));
@@ -85,6 +86,39 @@ mod tests {
         assert_eq!(run(&world, job()).await, done(0, 0));
         world.app.clock.advance(Duration::days(60));
         assert_eq!(run(&world, job()).await, done(1, 1));
+    }
+
+    /// AUTH-2: a session that goes on for years does not keep every token that it ever had.
+    #[tokio::test]
+    async fn the_old_tokens_of_a_session_that_goes_on_are_forgotten() {
+        let world = World::new().await;
+        let mut db = world.app.db.acquire().await.unwrap();
+        let new = NewUser {
+            email: EmailAddress::parse("anna@acme.example").unwrap(),
+            name: "Anna".to_owned(),
+            language: Language::Sv,
+            password: None,
+            confirmed_at: None,
+        };
+        let user = users::create(&mut db, &new, world.now()).await.unwrap();
+        let (place, month) = ((world.organization.id, user.id), Duration::days(30));
+        let mut refresh = sessions::begin(&mut db, place, world.now(), month).await.unwrap();
+        for _ in 0..4 {
+            world.app.clock.advance(Duration::days(21));
+            let next = sessions::rotate(&mut db, &refresh.token, world.now(), month).await.unwrap();
+            let Rotated::Next(next) = next else { panic!("{next:?}") };
+            refresh = next;
+        }
+        drop(db);
+
+        let done = run(&world, NewJob::of(&PruneSignIns {})).await;
+
+        // Made on days 0, 21, 42, 63 and 84; on day 84 the first two had expired more than a month ago.
+        let expected = json!({ "sessions": 0, "tokens": 2, "tries": 0 });
+        assert_eq!(done, Outcome::Completed { result: Some(expected) });
+        let mut db = world.app.db.acquire().await.unwrap();
+        let goes_on = sessions::rotate(&mut db, &refresh.token, world.now(), month).await.unwrap();
+        assert!(matches!(goes_on, Rotated::Next(_)), "{goes_on:?}");
     }
 
     #[tokio::test]

@@ -13,7 +13,9 @@ use crate::{
     store::{
         StoreError,
         events::{self, NewEvent},
-        invitations, memberships, organizations, users, workspaces,
+        invitations,
+        memberships::{self, LetIn},
+        organizations, users, workspaces,
     },
     tenant::{self, TenantTx},
 };
@@ -28,6 +30,9 @@ pub struct Invited {
     pub inviter: Option<User>,
     /// Whose address was invited, if somebody's.
     pub account: Option<User>,
+    /// Whether the person chooses a password as they accept: there is no account, it has no password, or whoever set that never showed
+    /// that the address is theirs.
+    pub needs_password: bool,
 }
 
 /// Why a token opens nothing.
@@ -60,15 +65,15 @@ pub enum Accepted {
     Joined(Box<Invited>),
     /// The person was a member before; the invitation has ended.
     WasMember(Box<Invited>),
-    /// There is no account with the address: accept with a [`NewPerson`]. Nothing has changed.
-    NeedsAccount(Box<Invited>),
+    /// There is a password to be chosen: accept with a [`NewPerson`]. Nothing has changed.
+    NeedsPassword(Box<Invited>),
     Shut(Shut, Option<(String, Language)>),
 }
 
-/// Whom to make an account for.
+/// Whom to make an account for, or to give one that is there.
 #[derive(Clone)]
 pub struct NewPerson {
-    /// Checked by [`crate::domain::user::check_name`].
+    /// Checked by [`crate::domain::user::check_name`]. An account that is there keeps its own.
     pub name: String,
     pub password: PasswordHash,
 }
@@ -98,7 +103,15 @@ pub async fn open(db: &PgPool, token: &LinkToken, now: DateTime<Utc>) -> Result<
     {
         return Ok(Opened::Shut(Shut::Removed, Some(known)));
     }
-    Ok(Opened::Invited(Box::new(Invited { organization, workspace, invitation, inviter, account })))
+    let needs_password = needs_password(&mut plane, account.as_ref()).await?;
+    Ok(Opened::Invited(Box::new(Invited { organization, workspace, invitation, inviter, account, needs_password })))
+}
+
+async fn needs_password(db: &mut PgConnection, account: Option<&User>) -> Result<bool, StoreError> {
+    match account {
+        Some(User { id, confirmed_at: Some(_), .. }) => Ok(users::password(db, *id).await?.is_none()),
+        _ => Ok(true),
+    }
 }
 
 fn still_open(
@@ -117,7 +130,8 @@ fn still_open(
 }
 
 /// Accepts: account, memberships, invitation and events in one transaction. Whoever holds the token has read the mail that it was in,
-/// so the address is proved to be theirs; the account is the address's, whoever is signed in.
+/// so the address is proved to be theirs; the account is the address's, whoever is signed in. The first proof takes it out of the hands
+/// of whoever may have set a password before.
 pub async fn accept(app: &App, token: &LinkToken, person: Option<NewPerson>) -> Result<Accepted, StoreError> {
     let mut tx = app.db.begin().await?;
     let Some(organization) = organizations::by_slug(&mut tx, token.organization().as_str()).await? else {
@@ -142,15 +156,25 @@ pub async fn accept(app: &App, token: &LinkToken, person: Option<NewPerson>) -> 
 
     let mut plane = tx.leave().await?;
     let inviter = users::by_id(&mut plane, invitation.invited_by).await?;
-    let account = account_of(&mut plane, &invitation, person, now).await?;
-    let mut invited = Box::new(Invited { organization, workspace, invitation, inviter, account });
-    let Some(account) = invited.account.clone() else { return Ok(Accepted::NeedsAccount(invited)) };
+    let account = account_of(&mut plane, &invitation, person.as_ref(), now).await?;
+    let needs_password = needs_password(&mut plane, account.as_ref()).await?;
+    let mut invited = Box::new(Invited { organization, workspace, invitation, inviter, account, needs_password });
+    let (account, password) = match (&invited.account, person) {
+        (Some(account), Some(person)) => (account.clone(), Some(person.password)),
+        (Some(account), None) if !needs_password => (account.clone(), None),
+        _ => return Ok(Accepted::NeedsPassword(invited)),
+    };
     let organization = &invited.organization;
-    if memberships::has_ended(&mut plane, organization.id, account.id).await? {
-        return Ok(Accepted::Shut(Shut::Removed, known));
+    let came_in = match memberships::let_in(&mut plane, organization.id, account.id, now).await? {
+        LetIn::Ended => return Ok(Accepted::Shut(Shut::Removed, known)),
+        come => come == LetIn::Came,
+    };
+    if let Some(password) = &password
+        && needs_password
+        && !tenant::prove_address(&mut plane, account.id, Some(password), now).await?
+    {
+        users::set_password(&mut plane, account.id, None, password, now).await?;
     }
-    users::confirm(&mut plane, account.id, now).await?;
-    let came_in = memberships::add(&mut plane, organization.id, account.id, Role::User, None, now).await?;
 
     let mut tx = TenantTx::enter(plane, organization).await?;
     let actor = format!("user:{}", account.id);
@@ -179,7 +203,7 @@ pub async fn accept(app: &App, token: &LinkToken, person: Option<NewPerson>) -> 
 async fn account_of(
     db: &mut PgConnection,
     invitation: &Invitation,
-    person: Option<NewPerson>,
+    person: Option<&NewPerson>,
     now: DateTime<Utc>,
 ) -> Result<Option<User>, StoreError> {
     let found = users::by_email(db, &invitation.email).await?;
@@ -189,9 +213,9 @@ async fn account_of(
     let Some(NewPerson { name, password }) = person else { return Ok(None) };
     let new = NewUser {
         email: invitation.email.clone(),
-        name,
+        name: name.clone(),
         language: invitation.language,
-        password: Some(password),
+        password: Some(password.clone()),
         confirmed_at: Some(now),
     };
     match users::create(db, &new, now).await {
@@ -209,7 +233,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{BillingStatus, EmailAddress},
+        domain::{BillingStatus, EmailAddress, Password, password::Verdict},
         jobs::{
             testing::World,
             workspaces::{
@@ -244,7 +268,7 @@ mod tests {
         let invitation = room.invite(&world, "Bo@example.se").await;
         let token = token(&world, invitation.id).await;
         let nobody = accept(&world.app, &token, None).await.unwrap();
-        assert!(matches!(nobody, Accepted::NeedsAccount(_)), "{nobody:?}");
+        assert!(matches!(nobody, Accepted::NeedsPassword(_)), "{nobody:?}");
         assert_eq!(reload(&world, invitation.id).await.state, InvitationState::Open);
 
         let accepted = accept_as(&world, &token, "Bo Ek").await;
@@ -281,9 +305,96 @@ mod tests {
         assert!(matches!(accepted, Accepted::Joined(_)), "{accepted:?}");
         assert!(room.is_member(&world, bo.id).await);
         assert_eq!(count(&world, "public.users").await, 2);
+    }
+
+    /// An account that another organization made, with a password or without.
+    async fn planted(world: &World, email: &str, password: Option<&PasswordHash>) -> User {
+        let elsewhere = world.database.organization("globex").await;
+        let new = NewUser {
+            email: EmailAddress::parse(email).unwrap(),
+            name: "Bo".to_owned(),
+            language: Language::Sv,
+            password: password.cloned(),
+            confirmed_at: None,
+        };
         let mut db = world.app.db.acquire().await.unwrap();
-        let proved = users::by_id(&mut db, bo.id).await.unwrap().unwrap().confirmed_at;
-        assert_eq!(proved, Some(world.now()), "who has read the mail owns the address");
+        users::create_in(&mut db, &new, Some(elsewhere.id), world.now()).await.unwrap()
+    }
+
+    /// WORK-5, AUTH-1, AUTH-2: who has read the mail owns the address; a password that came before that is nobody's any more.
+    #[tokio::test]
+    async fn the_first_proof_of_an_address_takes_its_account_out_of_other_hands() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let theirs = world.app.hash_password(Password::parse("what a stranger planted").unwrap()).await.unwrap();
+        let bo = planted(&world, "bo@example.se", Some(&theirs)).await;
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+
+        let looked = open(&world.app.db, &token, world.now()).await.unwrap();
+        assert!(matches!(looked, Opened::Invited(invited) if invited.needs_password));
+        let silent = accept(&world.app, &token, None).await.unwrap();
+        assert!(matches!(silent, Accepted::NeedsPassword(_)), "{silent:?}");
+        let mut db = world.app.db.acquire().await.unwrap();
+        assert_eq!(users::by_id(&mut db, bo.id).await.unwrap().unwrap().confirmed_at, None, "nothing has changed");
+        let accepted = accept_as(&world, &token, "Bo").await;
+
+        assert!(matches!(accepted, Accepted::Joined(_)), "{accepted:?}");
+        assert_eq!(users::by_id(&mut db, bo.id).await.unwrap().unwrap().confirmed_at, Some(world.now()));
+        let stored = users::password(&mut db, bo.id).await.unwrap();
+        for (password, verdict) in
+            [("correct horse battery", Verdict::Right), ("what a stranger planted", Verdict::Wrong)]
+        {
+            let typed = Password::typed(password).unwrap();
+            assert_eq!(world.app.verify_password(typed, stored.clone()).await.unwrap(), verdict, "{password}");
+        }
+    }
+
+    /// WORK-5, AUTH-1: an account without a password is no dead end.
+    #[tokio::test]
+    async fn who_has_an_account_without_a_password_chooses_one() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let proved = "update public.users set confirmed_at = now() where id = $1";
+        let bo = planted(&world, "bo@example.se", None).await;
+        sqlx::query(proved).bind(bo.id).execute(&world.app.db).await.unwrap();
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+
+        let silent = accept(&world.app, &token, None).await.unwrap();
+        assert!(matches!(silent, Accepted::NeedsPassword(_)), "{silent:?}");
+        assert!(matches!(accept_as(&world, &token, "Bo").await, Accepted::Joined(_)));
+
+        let mut db = world.app.db.acquire().await.unwrap();
+        assert!(users::password(&mut db, bo.id).await.unwrap().is_some());
+    }
+
+    /// WORK-5, AUTH-1: who accepts while an admin takes them out of the organization is out, whoever is first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn accepting_does_not_revive_a_membership_that_is_ended_meanwhile() {
+        let world = World::new().await;
+        let room = Room::new(&world).await;
+        let bo = account(&world.app.db, "bo@example.se", "Bo", world.now()).await;
+        let organization = world.organization.id;
+        let mut db = world.app.db.acquire().await.unwrap();
+        memberships::add(&mut db, organization, bo.id, Role::User, None, world.now()).await.unwrap();
+        let invitation = room.invite(&world, "bo@example.se").await;
+        let token = token(&world, invitation.id).await;
+        let asked = ("user:admin", world.now());
+        let removal = world.app.db.begin().await.unwrap();
+        let removal = tenant::end_membership(removal, &world.organization, bo.id, asked).await.unwrap();
+
+        let accepting = tokio::spawn({
+            let (app, token) = (world.app.clone(), token.clone());
+            async move { accept(&app, &token, None).await.unwrap() }
+        });
+        world.until_somebody_waits().await;
+        removal.commit().await.unwrap();
+
+        let accepted = accepting.await.unwrap();
+        assert!(matches!(accepted, Accepted::Shut(Shut::Removed, _)), "{accepted:?}");
+        assert_eq!(memberships::find(&mut db, organization, bo.id).await.unwrap(), None);
+        assert!(!room.is_member(&world, bo.id).await);
     }
 
     /// WORK-5: each reason has its own answer, and changes nothing.
@@ -354,7 +465,7 @@ mod tests {
         sqlx::query(last).execute(&world.app.db).await.unwrap();
         let before = (count(&world, "public.users").await, count(&world, "org_acme.events").await);
 
-        let password = crate::domain::Password::parse("correct horse battery").unwrap();
+        let password = Password::parse("correct horse battery").unwrap();
         let password = world.app.hash_password(password).await.unwrap();
         let failed = accept(&world.app, &token, Some(NewPerson { name: "Bo".to_owned(), password })).await;
 

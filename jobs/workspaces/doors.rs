@@ -22,6 +22,9 @@ use crate::{
 /// Mails that one address may be sent within [`PERIOD`] by the organization, whoever invites: nobody's mailbox is flooded.
 const MAILS_PER_ADDRESS: i64 = 10;
 const PERIOD: Duration = Duration::days(1);
+/// And so many by one person, and by the organization: a member's sign-in in wrong hands is no mass mailing.
+const MAILS_BY_PERSON: i64 = 200;
+const MAILS_BY_ORGANIZATION: i64 = 2_000;
 
 /// Who asks, when, and in which trace.
 #[derive(Clone, Debug)]
@@ -153,6 +156,11 @@ pub enum InviteError {
     /// Beyond `MAILS_PER_ADDRESS`.
     #[error("the address was sent {MAILS_PER_ADDRESS} invitations within a day")]
     TooMany,
+    /// Beyond `MAILS_BY_PERSON`, or `MAILS_BY_ORGANIZATION`.
+    #[error(
+        "{MAILS_BY_PERSON} invitations of one person, or {MAILS_BY_ORGANIZATION} of the organization, were sent within a day"
+    )]
+    TooManyBySelf,
     /// It has ended, and is not to be sent again.
     #[error("the invitation is {0}")]
     Ended(InvitationState),
@@ -186,7 +194,7 @@ pub async fn invite(
     new: &NewInvite<'_>,
     asked: &Asked<'_>,
 ) -> Result<Invitation, InviteError> {
-    may_be_invited(db, (new.workspace_id, new.account), new.email, asked).await?;
+    may_be_invited(db, (new.workspace_id, new.account), (new.email, new.invited_by), asked).await?;
     let token = LinkToken::random(&organization.slug);
     let stored = NewInvitation {
         workspace_id: new.workspace_id,
@@ -213,7 +221,7 @@ pub async fn resend(
     (invitation, account): (&Invitation, Option<Uuid>),
     asked: &Asked<'_>,
 ) -> Result<Invitation, InviteError> {
-    may_be_invited(db, (invitation.workspace_id, account), &invitation.email, asked).await?;
+    may_be_invited(db, (invitation.workspace_id, account), (&invitation.email, invitation.invited_by), asked).await?;
     let token = LinkToken::random(&organization.slug);
     let Some(renewed) = invitations::renew(db, invitation.id, token.hash(), asked.now).await? else {
         let now = invitations::by_id(db, invitation.id).await?;
@@ -228,7 +236,7 @@ pub async fn resend(
 async fn may_be_invited(
     db: &mut PgConnection,
     (workspace, account): (Uuid, Option<Uuid>),
-    email: &EmailAddress,
+    (email, inviter): (&EmailAddress, Uuid),
     asked: &Asked<'_>,
 ) -> Result<(), InviteError> {
     let workspace = workspaces::hold(db, workspace).await?.ok_or(InviteError::NoWorkspace)?;
@@ -242,6 +250,10 @@ async fn may_be_invited(
     }
     if invitations::tokens_for(db, email, asked.now - PERIOD).await? >= MAILS_PER_ADDRESS {
         return Err(InviteError::TooMany);
+    }
+    let (by_all, by_person) = invitations::tokens_by(db, inviter, asked.now - PERIOD).await?;
+    if by_all >= MAILS_BY_ORGANIZATION || by_person >= MAILS_BY_PERSON {
+        return Err(InviteError::TooManyBySelf);
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ async fn no_sequence_of_calls_reaches_a_forbidden_state() {
                             };
                             assert_eq!(state, expected, "{history:?}");
                         }
-                        Accepted::NeedsAccount(_) => panic!("there is an account, {history:?}"),
+                        Accepted::NeedsPassword(_) => panic!("there is an account, {history:?}"),
                     }
                 }
             }

@@ -8,7 +8,10 @@ use uuid::Uuid;
 use super::{Accepted, Asked, InviteError, NewInvite, NewPerson, SendInvitation, accept, doors, topic};
 use crate::{
     context::JobSealer,
-    domain::{EmailAddress, Invitation, Language, LinkToken, NewUser, Password, Role, User, Workspace, WorkspaceName},
+    domain::{
+        EmailAddress, Invitation, Language, LinkToken, NewUser, Password, PasswordHash, Role, User, Workspace,
+        WorkspaceName,
+    },
     jobs::testing::World,
     store::{Page, events, invitations, memberships, users, workspaces},
 };
@@ -23,14 +26,14 @@ pub fn asked(now: DateTime<Utc>) -> Asked<'static> {
     Asked { actor: "test", now, trace: None }
 }
 
-/// A person with an account, and nothing else.
+/// A person with an account that is theirs, and nothing else.
 pub async fn account(db: &PgPool, email: &str, name: &str, now: DateTime<Utc>) -> User {
     let new = NewUser {
         email: EmailAddress::parse(email).unwrap(),
         name: name.to_owned(),
         language: Language::Sv,
-        password: None,
-        confirmed_at: None,
+        password: Some(PasswordHash::stored("nobody knows it".to_owned())),
+        confirmed_at: Some(now),
     };
     users::create(&mut db.acquire().await.unwrap(), &new, now).await.unwrap()
 }

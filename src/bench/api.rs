@@ -71,6 +71,7 @@ impl Server {
             .env("BACKROOM__HTTP__RATE_LIMIT_PER_MINUTE", "100000000")
             .env("BACKROOM__SIGN_IN__TRIES_PER_MINUTE", "100000")
             .env("BACKROOM__EVENTS__MAX_STREAMS_PER_CALLER", "100000")
+            .env("BACKROOM__EVENTS__MAX_STREAMS_PER_ORGANIZATION", "100000")
             .env("BACKROOM__VAULT__KEYS", vault::generate_key())
             .env("BACKROOM__VAULT__INDEX_KEY", vault::generate_index_key())
             .env("BACKROOM__MAIL__MAILBOX_LISTEN", "")

@@ -4,6 +4,7 @@
 mod api;
 mod processes;
 mod queue;
+mod sync;
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use sqlx::{
 use crate::{context::connect_options, tenant};
 
 /// Every measurement that `bin/bench` knows, in the order in which it takes them.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 26] = [
     "queue.enqueue_one",
     "queue.enqueue_bulk",
     "queue.drain",
@@ -35,6 +36,14 @@ pub const NAMES: [&str; 18] = [
     "api.enqueue_p99",
     "api.event_streams_rss",
     "api.event_delay_p50",
+    "sync.full",
+    "sync.incremental",
+    "sync.full_again",
+    "sync.rss",
+    "sync.assets_list_p99",
+    "sync.assets_by_tag_p99",
+    "sync.assets_by_serial_p99",
+    "sync.assets_by_employee_p99",
     "queue.drain_with_history",
 ];
 
@@ -113,6 +122,12 @@ async fn measure(database: &Database, wanted: impl Fn(&str) -> bool) -> anyhow::
     }
     if wanted("api.event_streams_rss") || wanted("api.event_delay_p50") {
         api::event_streams(database).await?;
+    }
+    if wanted("sync.full") || wanted("sync.incremental") || wanted("sync.full_again") || wanted("sync.rss") {
+        sync::employees(database).await?;
+    }
+    if NAMES.iter().any(|name| name.starts_with("sync.assets_") && wanted(name)) {
+        sync::assets(database).await?;
     }
     if wanted("queue.drain_with_history") {
         queue::drain_with_history(&database.pool).await?;

@@ -28,10 +28,19 @@ fn job(kind: &str, args: serde_json::Value, tenant: &str) -> NewJob {
 }
 
 /// `backroom worker` as a process of its own.
-struct WorkerProcess(Child);
+pub(super) struct WorkerProcess(Child);
 
 impl WorkerProcess {
     fn start(database: &Database, queues: &[(&str, usize)]) -> anyhow::Result<Self> {
+        Self::start_with(database, queues, &[])
+    }
+
+    /// With these settings besides.
+    pub fn start_with(
+        database: &Database,
+        queues: &[(&str, usize)],
+        settings: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let names: Vec<&str> = queues.iter().map(|(name, _)| *name).collect();
         command
@@ -47,14 +56,15 @@ impl WorkerProcess {
         for (name, concurrency) in queues {
             command.env(format!("BACKROOM__WORKER__QUEUES__{}", name.to_uppercase()), concurrency.to_string());
         }
+        command.envs(settings.iter().map(|(name, value)| (*name, value)));
         Ok(Self(command.spawn().context("could not start a worker process")?))
     }
 
-    fn memory_mb(&mut self, line: &str) -> anyhow::Result<f64> {
+    pub fn memory_mb(&mut self, line: &str) -> anyhow::Result<f64> {
         memory_mb(&mut self.0, line)
     }
 
-    async fn stop(mut self) -> anyhow::Result<()> {
+    pub async fn stop(mut self) -> anyhow::Result<()> {
         self.0.kill().await?;
         Ok(())
     }
@@ -71,7 +81,7 @@ pub(super) fn memory_mb(process: &mut Child, line: &str) -> anyhow::Result<f64> 
     Ok(kilobytes.context("no such line in /proc status")?.parse::<f64>()? / 1024.0)
 }
 
-async fn until(
+pub(super) async fn until(
     what: &str,
     limit: Duration,
     mut reached: impl AsyncFnMut() -> anyhow::Result<bool>,

@@ -2,17 +2,22 @@
 //! `--json` as one document; logs, progress and errors go to standard error.
 
 mod api_key;
+mod asset;
 mod batch;
 mod company;
 mod completions;
 mod config;
 mod effect;
+mod employee;
 mod exit;
+mod integration;
 mod invitation;
 mod invoice;
 mod job;
 mod key;
+mod location;
 mod migrate;
+mod notification;
 mod org;
 mod output;
 mod process;
@@ -21,6 +26,7 @@ mod rate;
 mod schedule;
 mod session;
 mod user;
+mod workflow;
 mod workspace;
 
 use std::process::ExitCode;
@@ -35,7 +41,7 @@ Exit codes:
   0    done
   1    it failed; standard error says why
   2    the command line is wrong
-  3    there is no such organization, job, batch, plan, kind, effect, queue, schedule or key
+  3    there is no such organization, job, batch, plan, kind, effect, queue, schedule, key or workflow
   4    the job ended, and not well: it failed, was cancelled or was discarded; or one of the batch's did
   130  a process was stopped at once by a second signal
 
@@ -121,12 +127,30 @@ enum Command {
     /// Companies that an organization invoices
     #[command(subcommand, after_help = "Example:\n  backroom company list --org acme")]
     Company(company::Command),
+    /// Employees: list, show, terminate, reactivate
+    #[command(subcommand, after_help = "Example:\n  backroom employee list --org acme")]
+    Employee(employee::Employee),
+    /// Locations where employees work and assets are
+    #[command(subcommand, after_help = "Example:\n  backroom location list --org acme")]
+    Location(location::Command),
+    /// Assets: list, show, history, assign, return, transfer, status
+    #[command(subcommand, after_help = "Example:\n  backroom asset list --org acme --serial C02XK1")]
+    Asset(asset::Asset),
     /// Workspaces that an organization's people share
     #[command(subcommand, after_help = "Example:\n  backroom workspace list --org acme")]
     Workspace(workspace::Workspace),
+    /// Workflows: list, overdue, templates, show, start, advance, complete, cancel
+    #[command(subcommand, after_help = "Example:\n  backroom workflow list --org acme")]
+    Workflow(workflow::Workflow),
     /// Invitations into workspaces: list, revoke, resend
     #[command(subcommand, after_help = "Example:\n  backroom invitation list --org acme")]
     Invitation(invitation::Invitation),
+    /// Third parties that are connected: list, show, add, change, remove, enable, disable, sync, test, runs, run, deliveries, providers
+    #[command(subcommand, after_help = "Example:\n  backroom integration list --org acme")]
+    Integration(integration::Integration),
+    /// Rules that say which events are told in Slack: list, add, change, remove
+    #[command(subcommand, after_help = "Example:\n  backroom notification list --org acme")]
+    Notification(notification::Notification),
     /// Show the whole platform at work on sample data
     #[command(after_help = "Example:\n  backroom demo --once")]
     Demo {
@@ -176,9 +200,19 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Rate(command) => rate::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Schedule(command) => schedule::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invoice(command) => invoice::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Employee(command) => employee::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Location(command) => location::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Asset(command) => asset::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Workspace(command) => workspace::run(&Session::open(one_off(verbose)?).await?, command, output).await,
+        Command::Workflow(command) => workflow::run(&Session::open(one_off(verbose)?).await?, command, output).await,
         Command::Invitation(command) => {
             invitation::run(&Session::open(one_off(verbose)?).await?, command, output).await
+        }
+        Command::Integration(command) => {
+            integration::run(&Session::open(one_off(verbose)?).await?, command, output).await
+        }
+        Command::Notification(command) => {
+            notification::run(&Session::open(one_off(verbose)?).await?, command, output).await
         }
         Command::Company(command) => company::run(&Session::open(one_off(verbose)?).await?, command, output).await,
     }
@@ -271,10 +305,43 @@ mod tests {
             "user create",
             "user list",
             "invoice remind",
+            "employee list",
+            "employee show",
+            "employee terminate",
+            "employee reactivate",
+            "location list",
+            "asset list",
+            "asset show",
+            "asset history",
+            "asset assign",
+            "asset return",
+            "asset transfer",
+            "asset status",
             "workspace list",
+            "workflow list",
+            "workflow overdue",
+            "workflow templates",
+            "workflow show",
+            "workflow start",
+            "workflow advance",
+            "workflow complete",
+            "workflow cancel",
             "invitation list",
             "invitation revoke",
             "invitation resend",
+            "integration list",
+            "integration show",
+            "integration add",
+            "integration change",
+            "integration remove",
+            "integration enable",
+            "integration disable",
+            "integration sync",
+            "integration test",
+            "integration runs",
+            "integration run",
+            "integration deliveries",
+            "integration providers",
             "key generate",
         ] {
             assert!(seen.contains(&format!("backroom {expected}")), "`{expected}` is missing from\n{list}");

@@ -26,7 +26,8 @@ use crate::{
 pub enum User {
     /// Give a person an account and a role; a generated password is shown this once
     #[command(
-        after_help = "Who has an account already keeps it, with its name and password, and is added with the role.\n\n\
+        after_help = "Who has an account already keeps it, with its name and password, and is added with the role. If nobody has\n\
+        shown so far that the address is theirs, it gets the new password all the same; who is a member then keeps role and company.\n\n\
         Example:\n  backroom user create anna@acme.example --org acme --name 'Anna Ek' --role admin"
     )]
     Create(Create),
@@ -125,32 +126,39 @@ async fn create(session: &Session, new: Create, output: Output) -> anyhow::Resul
     let mut tx = session.db.begin().await?;
     let found = users::by_email(&mut tx, &new.email).await?;
     let known = found.is_some();
-    let person = match found {
-        Some(person) => person,
+    // Whoever runs this vouches for the address. If nobody did so before, the account's password may be anybody's.
+    let place = (new.role, new.company);
+    let (tx, person, membership, has_new_password) = match found {
+        Some(person) => {
+            let (account, told) = ((person.id, &hash), ("operator", now));
+            let (tx, membership, first) = tenant::vouch(tx, &organization, account, place, told).await?;
+            (tx, person, membership, first)
+        }
         None => {
             let language = new.language.unwrap_or(organization.locale);
             let (email, name) = (new.email, new.name);
-            // Whoever runs this vouches for the address.
-            let new = NewUser { email, name, language, password: Some(hash), confirmed_at: Some(now) };
-            users::create(&mut tx, &new, now).await?
+            let account = NewUser { email, name, language, password: Some(hash), confirmed_at: Some(now) };
+            let person = users::create(&mut tx, &account, now).await?;
+            let tx = tenant::join(tx, &organization, person.id, place, ("operator", now)).await?;
+            let (organization_id, user_id) = (organization.id, person.id);
+            let (role, company_id) = place;
+            let membership = Membership { organization_id, user_id, role, company_id, created_at: now };
+            (tx, person, membership, true)
         }
     };
-    let place = (new.role, new.company);
-    tenant::join(tx, &organization, person.id, place, ("operator", now)).await?.commit().await?;
+    tx.commit().await?;
 
-    let (organization_id, user_id) = (organization.id, person.id);
-    let membership = Membership { organization_id, user_id, role: new.role, company_id: new.company, created_at: now };
     let mut answer = document(&membership, &person);
     answer["created"] = (!known).into();
-    let shown = generated && !known;
+    let shown = generated && has_new_password;
     if shown {
         answer["password"] = password.expose_secret().into();
     }
     output.answer(&answer, || {
-        let who = format!("{} is {} of {}.", person.email, new.role, new.org);
+        let who = format!("{} is {} of {}.", person.email, membership.role, new.org);
         if shown {
             format!("{}\n{who} This is the password; it is not shown again.", password.expose_secret())
-        } else if known {
+        } else if !has_new_password {
             format!("{who} The account was there already, with its own password.")
         } else {
             who

@@ -18,9 +18,10 @@ use ipnet::IpNet;
 use reqwest::{
     Client,
     dns::{Addrs, Name, Resolve, Resolving},
-    header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
+pub use reqwest::{Method, header};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -54,6 +55,19 @@ pub struct Http {
 /// Where a call goes; parsed once, when the settings are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Url);
+
+/// What a call carries.
+#[derive(Clone, Debug)]
+pub enum Content<'a> {
+    Empty,
+    /// As `application/json`, and nothing behind it: a vendor takes the type with a charset for XML.
+    Json(&'a Value),
+    /// Of this content type, for instance a form.
+    Bytes {
+        kind: &'static str,
+        body: Vec<u8>,
+    },
+}
 
 /// What the other side answered, whatever its status.
 #[derive(Debug)]
@@ -116,6 +130,24 @@ impl Endpoint {
         Self(url)
     }
 
+    /// The address with a parameter that belongs to it, whatever else is asked, as some token endpoints have one.
+    #[must_use]
+    pub fn and_parameter(&self, name: &str, value: &str) -> Self {
+        let mut url = self.0.clone();
+        url.query_pairs_mut().append_pair(name, value);
+        Self(url)
+    }
+
+    /// The address with these parameters, encoded as forms are; as it is signed and sent.
+    #[must_use]
+    pub fn with_query(&self, query: &[(&str, &str)]) -> Url {
+        let mut url = self.0.clone();
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
     /// Host and port as they were given, for names and logs.
     pub fn host(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();
@@ -150,6 +182,11 @@ impl Http {
         Ok(Self { secure: client(true)?, plain: client(false)?, options: Arc::new(options) })
     }
 
+    /// How long a call may take.
+    pub fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
     /// Posts JSON. An answer of any status is a [`Reply`].
     pub async fn post(
         &self,
@@ -157,17 +194,34 @@ impl Http {
         headers: &[(HeaderName, SecretString)],
         body: &Value,
     ) -> Result<Reply, HttpError> {
+        self.send(Method::POST, endpoint, &[], headers, Content::Json(body)).await
+    }
+
+    /// Makes a call. An answer of any status is a [`Reply`]; redirects are not followed. All headers count as secrets.
+    pub async fn send(
+        &self,
+        method: Method,
+        endpoint: &Endpoint,
+        query: &[(&str, &str)],
+        headers: &[(HeaderName, SecretString)],
+        content: Content<'_>,
+    ) -> Result<Reply, HttpError> {
         let public = endpoint.0.scheme() == "https";
         let guard = Guard { allow: self.options.allow.clone().into(), public };
         guard.check_host(endpoint)?;
         let client = if public { &self.secure } else { &self.plain };
-        let mut request = client.post(endpoint.0.clone()).json(body);
+        let mut request = client.request(method, endpoint.with_query(query));
         for (name, secret) in headers {
             let value = HeaderValue::from_str(secret.expose_secret());
             let mut value = value.map_err(|error| HttpError::NotSent(error.into()))?;
             value.set_sensitive(true);
             request = request.header(name, value);
         }
+        request = match content {
+            Content::Empty => request,
+            Content::Json(body) => request.json(body),
+            Content::Bytes { kind, body } => request.header(CONTENT_TYPE, kind).body(body),
+        };
         let mut response = request.send().await.map_err(|error| self.failed(error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let limit = self.options.body_limit;

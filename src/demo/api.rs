@@ -43,6 +43,11 @@ impl Api {
         Ok(self.exchange("GET", path, "").await?.0)
     }
 
+    /// The status of the answer to a POST of nothing, whatever it is.
+    pub async fn try_post(&self, path: &str) -> anyhow::Result<u16> {
+        Ok(self.exchange("POST", path, "").await?.0)
+    }
+
     /// The status of the page that a form of these fields is answered with, sent from its own page.
     pub async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> anyhow::Result<u16> {
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();

@@ -1,16 +1,18 @@
 //! `backroom demo`: the whole platform in one process, on made-up customers, telling what it does.
 //!
-//! `stage` starts everything, `cast` fills the database, each act is a file (`overdue`, `together`) that ends with `checks`
-//! of what it told, and `screen` is how it looks.
+//! `stage` starts everything, `cast` fills the database, each act is a file (`overdue`, `together`,
+//! `connected`) that ends with checks of what it told, and `screen` is how it looks.
 
 mod api;
 mod cast;
 mod checks;
+mod connected;
 mod overdue;
 mod people;
 mod screen;
 mod stage;
 mod together;
+pub mod vendors;
 
 use std::{fs::File, path::Path, process::ExitCode, sync::Mutex, time::Instant};
 
@@ -87,6 +89,9 @@ async fn story(stage: &mut Stage, screen: Screen, once: bool) -> anyhow::Result<
     set_the_scene(stage, screen, &cast, &api, &queues).await?;
     let act = overdue::Act { stage, cast: &cast, api: &api, screen };
     let came_out = overdue::play(&act).await? & together::play(&act).await?;
+    let guests = connected::Guests::arrive(&act).await?;
+    let came_out = came_out & connected::play(&act, &guests).await?;
+    stage.guests = Some(guests);
     stage.let_the_clock_tick();
     screen.gap();
     screen.check(

@@ -25,8 +25,8 @@ use crate::{
 /// The queue of the reminders.
 const QUEUE: &str = RemindInvoice::QUEUE;
 /// What is waited for comes within seconds; on a machine that is busy with other things it may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What every step needs.
 pub struct Act<'a> {
@@ -55,7 +55,7 @@ impl Act<'_> {
         self.cast.organization.slug.as_str()
     }
 
-    fn today(&self) -> NaiveDate {
+    pub fn today(&self) -> NaiveDate {
         self.stage.app.clock.today(self.cast.organization.time_zone)
     }
 
@@ -269,15 +269,20 @@ impl Act<'_> {
 
     /// Waits until the job has ended, and answers it.
     pub async fn ended(&self, doing: &str, id: Uuid) -> anyhow::Result<JobRecord> {
+        self.comes_to(doing, id, |job| job.state.is_finished()).await
+    }
+
+    /// Waits until the job is as it is waited for, and answers it.
+    pub async fn comes_to(&self, doing: &str, id: Uuid, is: impl Fn(&JobRecord) -> bool) -> anyhow::Result<JobRecord> {
         let _waiting = self.screen.waiting(doing);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let job = backroom_queue::find(&mut *self.stage.app.db.acquire().await?, id, None).await?;
             let job = job.with_context(|| format!("job {id} has vanished"))?;
-            if job.state.is_finished() {
+            if is(&job) {
                 return Ok(job);
             }
-            anyhow::ensure!(Instant::now() < deadline, "expected {} to end within {PATIENCE:?}", told(&job));
+            anyhow::ensure!(Instant::now() < deadline, "expected {} to go on within {PATIENCE:?}", told(&job));
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,11 +16,13 @@ use backroom_queue::{
     scheduler::{Scheduler, TenantZone, Tenants},
 };
 use futures::{FutureExt, future::BoxFuture};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use sqlx::PgConnection;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::connected::Guests;
 use crate::{
     config::Config,
     context::{self, App},
@@ -46,6 +48,8 @@ pub fn config() -> anyhow::Result<Config> {
     config.vault.keys = vec![SecretString::from(vault::generate_key())];
     config.vault.index_key = Some(SecretString::from(vault::generate_index_key()));
     config.jobs.debug_kinds = true;
+    // The third act's vendors are here.
+    config.clients.allow_networks.push(IpNet::from(IpAddr::from(Ipv4Addr::LOCALHOST)));
     Ok(config)
 }
 
@@ -60,6 +64,8 @@ pub struct Stage {
     pub as_configured: bool,
     /// `PostgreSQL 15.4`
     pub database: String,
+    /// Other systems that are connected; they answer as long as this is up.
+    pub guests: Option<Guests>,
     ticking: Arc<AtomicBool>,
     shutdown: CancellationToken,
     parts: JoinSet<anyhow::Result<()>>,
@@ -106,6 +112,7 @@ impl Stage {
             address,
             as_configured,
             database,
+            guests: None,
             ticking: Arc::default(),
             shutdown,
             parts,

@@ -42,7 +42,8 @@ impl EmailAddress {
         let options = Options::default().without_display_text().without_domain_literal();
         let address = email_address::EmailAddress::parse_with_options(text, options)
             .ok()
-            .filter(|_| !text.chars().any(char::is_control))
+            // A quoted local part is another way to write an address, or one that no mailbox has.
+            .filter(|_| !text.contains('"') && !text.chars().any(char::is_control))
             .ok_or_else(|| ParseError::invalid("is not an e-mail address; it looks like name@example.com"))?;
         Ok(Self(format!("{}@{}", address.local_part(), address.domain().to_ascii_lowercase())))
     }
@@ -128,6 +129,8 @@ mod tests {
             "a@b.example\r\nBcc: c@d.example",
             "a\n@b.example",
             "\"a\r\nb\"@b.example",
+            "\"anna\"@b.example",
+            "\"\\anna\"@b.example",
             "Anna <a@b.example>",
             "a@b.example, c@d.example",
             "a@b.example\0",

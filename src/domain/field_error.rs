@@ -81,14 +81,14 @@ impl FieldErrors {
     }
 }
 
-/// Accepts one line of text for people: not blank, at most `max` characters, no control characters (which could
-/// otherwise end up in a mail header).
+/// Accepts one line of text for people: something to be seen, at most `max` characters, nothing that breaks or turns a line around
+/// (which could otherwise end up in a mail header, or pretend to be another text).
 pub fn one_line(text: &str, max: usize) -> Result<(), ParseError> {
-    if text.trim().is_empty() {
+    if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
         return Err(ParseError::new("required", "must not be empty"));
     }
     not_longer(text, max)?;
-    if text.chars().any(char::is_control) {
+    if text.chars().any(|c| c.is_control() || breaks_or_turns_lines(c)) {
         return Err(ParseError::invalid("must be one line without control characters"));
     }
     Ok(())
@@ -102,6 +102,42 @@ pub fn many_lines(text: &str, max: usize) -> Result<(), ParseError> {
         return Err(ParseError::invalid("must not contain control characters"));
     }
     Ok(())
+}
+
+/// Refuses what mail programs make a link of, in a name that goes to people who did not ask for it.
+pub fn no_link(name: &str) -> Result<(), ParseError> {
+    let name = name.to_lowercase();
+    if ["://", "www.", "mailto:"].iter().any(|mark| name.contains(mark)) {
+        return Err(ParseError::invalid("must be a name, without a link"));
+    }
+    Ok(())
+}
+
+/// Line and paragraph separators, and the characters that change the direction of what follows (Unicode, UAX #9): with them a
+/// name could pretend to be another.
+fn breaks_or_turns_lines(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Characters that show nothing by themselves. They are fine within a name (emoji are joined by them).
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2060}'..='\u{2065}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 fn not_longer(text: &str, max: usize) -> Result<(), ParseError> {
@@ -127,6 +163,27 @@ mod tests {
             "`name` must not be empty; `items[0].description` must be one line without control characters; \
              `due_date` must not be before issue_date"
         );
+    }
+
+    /// MAIL-4: a name shows what it is.
+    #[test]
+    fn nothing_turns_a_line_around_or_hides_in_it() {
+        for nothing in ["\u{200b}", "\u{feff} \u{2060}", "\u{3164}"] {
+            assert_eq!(one_line(nothing, 10).unwrap_err().code, "required", "{nothing:?}");
+        }
+        for turned in ["a\u{202e}b", "a\u{2066}b", "a\u{2028}b"] {
+            assert_eq!(one_line(turned, 10).unwrap_err().code, "invalid", "{turned:?}");
+        }
+        assert_eq!(one_line("👩\u{200d}🚒", 10), Ok(()), "joined emoji stay whole");
+    }
+
+    /// JOIN-1, WORK-3
+    #[test]
+    fn a_name_carries_no_link() {
+        for link in ["Win at https://x.example", "WWW.x.example", "mailto:a@b.example"] {
+            assert_eq!(no_link(link).unwrap_err().code, "invalid", "{link}");
+        }
+        assert_eq!(no_link("Wwwiktor: A/B"), Ok(()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::field_error::{many_lines, one_line};
+use super::field_error::{many_lines, no_link, one_line};
 use super::text::text_enum;
 use super::{EmailAddress, FieldErrors, Language, ParseError};
 
@@ -13,6 +13,8 @@ use super::{EmailAddress, FieldErrors, Language, ParseError};
 pub const VALID_FOR: Duration = Duration::hours(24);
 /// How long a new member may choose a password by the link in the mail.
 pub const PASSWORD_FOR: Duration = Duration::days(7);
+/// How often a decision is told, however often staff asks for it.
+pub const DECISIONS_TOLD: i32 = 10;
 /// Confirmation mails that one address gets within [`WINDOW`], however often somebody asks.
 pub const TOKENS_PER_WINDOW: i32 = 3;
 pub const WINDOW: Duration = Duration::hours(1);
@@ -145,8 +147,9 @@ impl NewJoinRequest {
     /// Checks what the types cannot.
     pub fn validate(&self) -> Result<(), FieldErrors> {
         let mut errors = FieldErrors::default();
-        errors.check("first_name", one_line(&self.first_name, MAX_NAME));
-        errors.check("last_name", one_line(&self.last_name, MAX_NAME));
+        for (field, name) in [("first_name", &self.first_name), ("last_name", &self.last_name)] {
+            errors.check(field, one_line(name, MAX_NAME).and_then(|()| no_link(name)));
+        }
         let fits = (1..=MAX_SCHEMA_VERSION).contains(&self.schema_version);
         errors.require(fits, "schema_version", "out_of_range", format!("must be from 1 to {MAX_SCHEMA_VERSION}"));
         errors.into_result()
@@ -178,6 +181,14 @@ pub struct JoinRequest {
     pub decided_at: Option<DateTime<Utc>>,
     pub decided_by: Option<String>,
     pub user_id: Option<Uuid>,
+    /// When the mail server took the present mail that tells of the decision.
+    pub decision_sent_at: Option<DateTime<Utc>>,
+    /// Why there will be no such mail.
+    pub decision_error: Option<String>,
+    /// Which of the mails that tell of the decision is the present one, from 1.
+    pub decision_number: u32,
+    /// Until when a new member may choose a password by the link in that mail; `None`: there is no such link, or it was used.
+    pub password_until: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }

@@ -41,6 +41,22 @@ text_enum! {
         RequestsWrite = "requests:write",
         /// Follow events as they happen; which topics, the other rows say.
         EventsRead = "events:read",
+        /// See integrations, their runs and what they were told, never their credentials.
+        IntegrationsRead = "integrations:read",
+        /// Connect, change, run, test and disconnect integrations; say which events are told in Slack.
+        IntegrationsWrite = "integrations:write",
+        /// Read employees and locations.
+        PeopleRead = "people:read",
+        /// Change employees and locations.
+        PeopleWrite = "people:write",
+        /// Read assets and their history.
+        AssetsRead = "assets:read",
+        /// Change assets: assign, take back, transfer, retire.
+        AssetsWrite = "assets:write",
+        /// Read workflows and their templates.
+        WorkflowsRead = "workflows:read",
+        /// Start, advance, complete and cancel workflows; change templates.
+        WorkflowsWrite = "workflows:write",
     }
 }
 
@@ -78,6 +94,12 @@ pub const fn reach(role: Role, action: Action) -> Reach {
         }
         A::RequestsRead | A::RequestsWrite => [All, Nothing, Nothing, Nothing],
         A::EventsRead => [All, All, OwnWorkspaces, OwnWorkspaces],
+        A::IntegrationsRead => [All, All, Nothing, Nothing],
+        A::IntegrationsWrite => [All, Nothing, Nothing, Nothing],
+        A::PeopleRead => [All, All, Nothing, Nothing],
+        A::PeopleWrite => [All, Nothing, Nothing, Nothing],
+        A::AssetsRead | A::WorkflowsRead => [All, All, All, Nothing],
+        A::AssetsWrite | A::WorkflowsWrite => [All, All, Nothing, Nothing],
     };
     match role {
         Role::Admin => admin,
@@ -113,6 +135,14 @@ impl From<Scope> for Action {
             Scope::RequestsRead => Self::RequestsRead,
             Scope::RequestsWrite => Self::RequestsWrite,
             Scope::EventsRead => Self::EventsRead,
+            Scope::IntegrationsRead => Self::IntegrationsRead,
+            Scope::IntegrationsWrite => Self::IntegrationsWrite,
+            Scope::PeopleRead => Self::PeopleRead,
+            Scope::PeopleWrite => Self::PeopleWrite,
+            Scope::AssetsRead => Self::AssetsRead,
+            Scope::AssetsWrite => Self::AssetsWrite,
+            Scope::WorkflowsRead => Self::WorkflowsRead,
+            Scope::WorkflowsWrite => Self::WorkflowsWrite,
         }
     }
 }
@@ -124,17 +154,22 @@ pub enum Field {
     ContactNotes,
     /// Why a reminder could not be sent, in the mail server's words.
     ReminderError,
+    /// What is nobody's business but the admins': an employee's phone, home address, numbers, date of birth and custom fields; a
+    /// location's address and phone, which may be somebody's home.
+    EmployeePrivate,
+    /// What an asset cost and is worth, and the numbers of its papers.
+    AssetCost,
 }
 
 impl Field {
-    pub const ALL: [Self; 2] = [Self::ContactNotes, Self::ReminderError];
+    pub const ALL: [Self; 4] = [Self::ContactNotes, Self::ReminderError, Self::EmployeePrivate, Self::AssetCost];
 }
 
 /// The table of role and field: who may see it.
 pub const fn may_see(role: Role, field: Field) -> bool {
     match field {
-        Field::ContactNotes => matches!(role, Role::Admin),
-        Field::ReminderError => matches!(role, Role::Admin | Role::Developer),
+        Field::ContactNotes | Field::EmployeePrivate => matches!(role, Role::Admin),
+        Field::ReminderError | Field::AssetCost => matches!(role, Role::Admin | Role::Developer),
     }
 }
 

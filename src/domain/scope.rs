@@ -27,5 +27,21 @@ text_enum! {
         RequestsWrite = "requests:write",
         /// Follow events as they happen.
         EventsRead = "events:read",
+        /// See integrations and their runs, never their credentials.
+        IntegrationsRead = "integrations:read",
+        /// Connect, change, run, test and disconnect integrations; say which events are told in Slack.
+        IntegrationsWrite = "integrations:write",
+        /// Read employees and locations, sealed fields included.
+        PeopleRead = "people:read",
+        /// Change employees and locations.
+        PeopleWrite = "people:write",
+        /// Read assets and their history, sealed fields included.
+        AssetsRead = "assets:read",
+        /// Change assets: assign, take back, transfer, retire.
+        AssetsWrite = "assets:write",
+        /// Read workflows and their templates.
+        WorkflowsRead = "workflows:read",
+        /// Start, advance, complete and cancel workflows; change templates.
+        WorkflowsWrite = "workflows:write",
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::field_error::one_line;
+use super::field_error::{no_link, one_line};
 use super::{EmailAddress, Language, ParseError, PasswordHash};
 
 /// The longest name of a person, in characters.
@@ -37,5 +37,6 @@ pub struct NewUser {
 
 /// One line, so that it is safe in a mail header.
 pub fn check_name(name: &str) -> Result<(), ParseError> {
-    one_line(name, MAX_NAME)
+    one_line(name, MAX_NAME)?;
+    no_link(name)
 }

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::text::parsed_text;
-use super::{Language, ParseError};
+use super::{
+    Language, ParseError,
+    field_error::{no_link, one_line},
+};
 
 /// A workspace's name may have this many characters.
 pub const MAX_NAME: usize = 100;
@@ -22,15 +25,8 @@ impl WorkspaceName {
     /// Cuts white space around it. Characters are Unicode scalar values, as PostgreSQL counts them.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let text = text.trim();
-        if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
-            return Err(ParseError::new("required", "must have at least one visible character"));
-        }
-        if text.chars().any(|c| c.is_control() || breaks_or_turns_lines(c)) {
-            return Err(ParseError::invalid("must be one line without control characters"));
-        }
-        if text.chars().count() > MAX_NAME {
-            return Err(ParseError::new("too_long", format!("must have at most {MAX_NAME} characters")));
-        }
+        one_line(text, MAX_NAME)?;
+        no_link(text)?;
         Ok(Self(text.to_owned()))
     }
 
@@ -41,33 +37,6 @@ impl WorkspaceName {
             Language::En => "My workspace".to_owned(),
         })
     }
-}
-
-/// Line and paragraph separators, and the characters that change the direction of what follows (Unicode, UAX #9): with them a
-/// name could pretend to be another.
-fn breaks_or_turns_lines(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Characters that show nothing by themselves. They are fine within a name (emoji are joined by them).
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}'
-            | '\u{34f}'
-            | '\u{61c}'
-            | '\u{115f}'
-            | '\u{1160}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2060}'..='\u{2065}'
-            | '\u{2800}'
-            | '\u{3164}'
-            | '\u{fe00}'..='\u{fe0f}'
-            | '\u{feff}'
-            | '\u{ffa0}'
-            | '\u{e0000}'..='\u{e0fff}'
-    )
 }
 
 /// A workspace that was not deleted.

@@ -15,7 +15,7 @@ mod room;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -65,7 +65,7 @@ pub enum Who {
 pub enum FollowError {
     #[error("this process has as many streams as it may")]
     Full,
-    #[error("the caller has as many streams as one may")]
+    #[error("the caller, or the organization, has as many streams as it may")]
     TooMany,
     #[error("the process is stopping")]
     Stopping,
@@ -116,6 +116,11 @@ pub(in crate::events) struct Inner {
     wake: Notify,
     /// Whoever comes back takes a connection of the pool for a moment.
     replays: Semaphore,
+    /// What is held for those who came back and have not read it yet, a permit for each KiB.
+    held: Arc<Semaphore>,
+    /// Organizations that are looked at now.
+    looking: Mutex<HashSet<String>>,
+    looks: Semaphore,
     counts: Arc<Counts>,
 }
 
@@ -132,15 +137,27 @@ impl Look {
     const PLAIN: Self = Self { ask: false, beat: false };
     const ASK: Self = Self { ask: true, beat: false };
     const BEAT: Self = Self { ask: true, beat: true };
+
+    fn add(&mut self, other: Self) {
+        self.ask |= other.ask;
+        self.beat |= other.beat;
+    }
 }
 
 /// Streams that are open.
 #[derive(Default)]
-pub(in crate::events) struct Counts(Mutex<HashMap<Who, usize>>);
+pub(in crate::events) struct Counts(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    all: usize,
+    /// By the id of an organization, of a person (whatever the session) and of a key.
+    by: HashMap<Uuid, usize>,
+}
 
 /// One open stream, for as long as it is held.
 pub(in crate::events) struct Counted {
-    who: Who,
+    of: [Uuid; 2],
     counts: Arc<Counts>,
 }
 
@@ -163,6 +180,9 @@ impl Hub {
             due: Mutex::default(),
             wake: Notify::new(),
             replays: Semaphore::new(LOOKS_AT_ONCE),
+            held: Arc::new(Semaphore::new(missed::HELD_KIB)),
+            looking: Mutex::default(),
+            looks: Semaphore::new(LOOKS_AT_ONCE),
             counts: Arc::default(),
         };
         Self { inner: Arc::new(inner), _stop: stop.drop_guard() }
@@ -181,7 +201,7 @@ impl Hub {
         if inner.stop.is_cancelled() {
             return Err(FollowError::Stopping);
         }
-        let counted = Counts::take(&inner.counts, who, &inner.settings)?;
+        let counted = Counts::take(&inner.counts, organization.id, who, &inner.settings)?;
         if !inner.started.swap(true, Ordering::AcqRel) {
             inner.clone().start();
         }
@@ -220,10 +240,7 @@ impl Inner {
         if !lock(&self.rooms).contains_key(schema) {
             return;
         }
-        let mut due = lock(&self.due);
-        let asked = due.entry(schema.to_owned()).or_default();
-        *asked = Look { ask: asked.ask || look.ask, beat: asked.beat || look.beat };
-        drop(due);
+        lock(&self.due).entry(schema.to_owned()).or_default().add(look);
         self.wake.notify_one();
     }
 
@@ -235,15 +252,37 @@ impl Inner {
         }
     }
 
-    /// Looks where it was asked to.
+    /// Looks where it was asked to. One organization whose look takes long keeps no other waiting, and is asked for again when it
+    /// is through.
     async fn look_around(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
             let due = std::mem::take(&mut *lock(&self.due));
-            let looks = stream::iter(due).for_each_concurrent(LOOKS_AT_ONCE, |(schema, look)| self.look(schema, look));
-            looks.await;
+            for (schema, look) in due {
+                let mut looking = lock(&self.looking);
+                if !looking.insert(schema.clone()) {
+                    // Under way: what is asked for now comes after it.
+                    lock(&self.due).entry(schema).or_default().add(look);
+                    continue;
+                }
+                drop(looking);
+                let inner = self.clone();
+                tokio::spawn(async move {
+                    inner.stop.run_until_cancelled(inner.look_in_turn(&schema, look)).await;
+                    let mut looking = lock(&inner.looking);
+                    looking.remove(&schema);
+                    if lock(&inner.due).contains_key(&schema) {
+                        inner.wake.notify_one();
+                    }
+                });
+            }
             tokio::time::sleep(REST).await;
         }
+    }
+
+    async fn look_in_turn(&self, schema: &str, look: Look) {
+        let Ok(_turn) = self.looks.acquire().await else { return };
+        self.look(schema.to_owned(), look).await;
     }
 
     async fn look(&self, schema: String, look: Look) {
@@ -300,38 +339,59 @@ impl Inner {
         loop {
             ticks.tick().await;
             let rooms: Vec<Arc<Room>> = lock(&self.rooms).values().filter(|room| room.has_jobs()).cloned().collect();
-            for room in rooms {
-                if let Err(error) = room.look_at_jobs(self.as_ref()).await {
-                    tracing::warn!(%error, "could not look at the jobs that somebody follows; trying again");
-                }
-            }
+            let looks = stream::iter(rooms).for_each_concurrent(LOOKS_AT_ONCE, async |room| {
+                let error = match tokio::time::timeout(LOOK_WITHIN, room.look_at_jobs(self.as_ref())).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => format!("it took longer than {} s", LOOK_WITHIN.as_secs()),
+                };
+                tracing::warn!(error, "could not look at the jobs that somebody follows; trying again");
+            });
+            looks.await;
         }
     }
 }
 
 impl Counts {
-    fn take(counts: &Arc<Self>, who: Who, settings: &config::Events) -> Result<Counted, FollowError> {
+    fn take(
+        counts: &Arc<Self>,
+        organization: Uuid,
+        who: Who,
+        settings: &config::Events,
+    ) -> Result<Counted, FollowError> {
+        let caller = match who {
+            Who::Person { user, .. } => user,
+            Who::Key(key) => key,
+        };
         let mut open = lock(&counts.0);
-        if open.values().sum::<usize>() >= settings.max_streams {
+        if open.all >= settings.max_streams {
             return Err(FollowError::Full);
         }
-        let own = open.entry(who).or_default();
-        if *own >= settings.max_streams_per_caller {
+        let limits = [(organization, settings.max_streams_per_organization), (caller, settings.max_streams_per_caller)];
+        if limits.iter().any(|(of, most)| open.by.get(of).is_some_and(|own| own >= most)) {
             return Err(FollowError::TooMany);
         }
-        *own += 1;
+        open.all += 1;
+        let of = limits.map(|(of, _)| of);
+        for of in of {
+            *open.by.entry(of).or_default() += 1;
+        }
         metrics::gauge!("event_streams").increment(1);
-        Ok(Counted { who, counts: counts.clone() })
+        Ok(Counted { of, counts: counts.clone() })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut open = lock(&self.counts.0);
-        if let Some(own) = open.get_mut(&self.who) {
-            *own -= 1;
-            if *own == 0 {
-                open.remove(&self.who);
+        open.all -= 1;
+        for of in self.of {
+            let left = open.by.get_mut(&of).map_or(0, |own| {
+                *own -= 1;
+                *own
+            });
+            if left == 0 {
+                open.by.remove(&of);
             }
         }
         metrics::gauge!("event_streams").decrement(1);

@@ -191,6 +191,14 @@ permissions!(
     RequestsRead,
     RequestsWrite,
     EventsRead,
+    IntegrationsRead,
+    IntegrationsWrite,
+    PeopleRead,
+    PeopleWrite,
+    AssetsRead,
+    AssetsWrite,
+    WorkflowsRead,
+    WorkflowsWrite,
 );
 
 /// A caller that may do what the permission says with all of the organization's records.
@@ -379,11 +387,16 @@ enum Identity {
     Refused(Arc<Problem>),
 }
 
-/// The person whose request it is, if it is a signed-in person's.
-pub fn person_id(request: &Request) -> Option<Uuid> {
+/// Whose an idempotency key is: a person's own, or an organization's programs' (a key of theirs may be replaced between two tries). No
+/// client can write such a beginning into a key, which has visible characters only.
+pub fn owner_of_keys(request: &Request) -> String {
     match request.extensions().get::<Identity>() {
-        Some(Identity::Caller(caller)) => caller.person().map(|person| person.user_id),
-        _ => None,
+        Some(Identity::Caller(caller)) => match caller.person() {
+            Some(person) => format!("\u{2}user:{} ", person.user_id),
+            None => "\u{2}program ".to_owned(),
+        },
+        Some(Identity::Operator) => "\u{2}operator ".to_owned(),
+        Some(Identity::Refused(_)) | None => "\u{1}".to_owned(),
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
+    workspaces::answered_before,
 };
 use crate::{
     domain::{Conversation, FieldErrors, Message, MessageText, Title, TitleSource},
@@ -186,7 +187,7 @@ async fn start(
     let organization = &person.organization;
     let mut work = match begin_tenant(&state, organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
-        Begun::Answered(response) => return Ok(response),
+        Begun::Answered(response) => return answered_before(&state, workspace, &person, response).await,
     };
     workspaces::member(&mut work, workspace, person.user_id).await?.ok_or_else(|| Problem::not_found("workspace"))?;
     let place = (&organization.slug, workspace);
@@ -278,7 +279,13 @@ async fn post_message(
     let organization = &person.organization;
     let mut work = match begin_tenant(&state, organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
-        Begun::Answered(response) => return Ok(response),
+        Begun::Answered(response) => {
+            // As for a first time: only to who is a member still.
+            let mut tx = tenant::begin(&state.app.db, organization).await?;
+            let found = conversations::by_id_for(&mut tx, id, person.user_id).await?;
+            tx.commit().await?;
+            return found.map(|_| response).ok_or_else(|| Problem::not_found("conversation"));
+        }
     };
     let asked = (state.app.clock.now(), Some(trace));
     let posted = doors::post_message(&mut work, &organization.slug, (id, person.user_id), &body, asked).await?;

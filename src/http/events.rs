@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -244,22 +244,32 @@ async fn follow(
     let following = state.events.follow(&reader.organization, reader.who, &topics, until).await?;
 
     let given = headers.get(&LAST_EVENT_ID).and_then(|id| id.to_str().ok()).or(params.last_event_id.as_deref());
-    let mut first = Vec::new();
+    let (mut first, mut held) = (Vec::new(), None);
     if let Some(place) = given.map(str::trim).filter(|place| !place.is_empty()) {
         match state.events.missed(&reader.organization, &following, &topics, place).await? {
-            Missed::Events(events) => first.extend(events.iter().map(events::frame::event)),
+            Missed::Events(events, memory) => {
+                // A right that ended while this was read ends the live stream by itself, but not this.
+                authorize(&state, &reader, &topics).await?;
+                first.extend(events.iter().map(events::frame::event));
+                held = Some(memory);
+            }
             Missed::Unknown => first.push(events::frame::reset("unknown")),
             Missed::TooMuch => first.push(events::frame::reset("too_much")),
         }
     }
     first.push(events::frame::ready(following.seen().horizon(), &topics));
-    Ok(answer(first, following))
+    Ok(answer((first, held), following))
 }
 
-fn answer(first: Vec<Frame>, following: Following) -> Response {
+/// The first frames, of which the memory is counted until they are on their way, and then what is live.
+fn answer((first, held): (Vec<Frame>, Option<OwnedSemaphorePermit>), following: Following) -> Response {
+    let first = stream::iter(first).map(move |frame| {
+        let _held = &held;
+        frame
+    });
     let live =
         stream::unfold(following, |mut following| async { following.next().await.map(|frame| (frame, following)) });
-    let frames = stream::iter(first).chain(live).map(Ok::<_, Infallible>);
+    let frames = first.chain(live).map(Ok::<_, Infallible>);
     let mut response = Response::new(Body::from_stream(frames));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

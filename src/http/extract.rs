@@ -157,7 +157,7 @@ async fn read(request: Request, state: &ApiState) -> Result<(Bytes, Option<Idemp
             Problem::new(ProblemType::MalformedBody, "the body ended before its time")
         }
     })?;
-    let idempotency = key.map(|key| key.over(&bytes));
+    let idempotency = key.map(|key| key.over(&bytes, &state.app.vault));
     Ok((bytes, idempotency))
 }
 

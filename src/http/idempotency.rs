@@ -41,6 +41,7 @@ const ROLLBACK_TAKES: Duration = Duration::from_millis(50);
 
 /// A request's key, before its body was read.
 pub struct Key {
+    owner: String,
     key: String,
     head: Sha256,
 }
@@ -48,8 +49,12 @@ pub struct Key {
 /// A request's key and what the request is: the same key with another fingerprint is a mistake.
 #[derive(Clone, Debug)]
 pub struct Idempotency {
+    /// Whose key it is: another's answer is not for them. The beginning of what is stored.
+    owner: String,
+    /// As the client wrote it.
     key: String,
-    fingerprint: [u8; 32],
+    /// Keyed: the body may hold a password, which nobody shall find by trying from the table alone.
+    fingerprint: Vec<u8>,
 }
 
 impl Key {
@@ -66,27 +71,33 @@ impl Key {
             head.update(part);
             head.update([0]);
         }
-        // A person's keys are theirs alone: another's answer is not for them.
-        let key = match auth::person_id(request) {
-            Some(person) => format!("{person} {key}"),
-            None => key.to_owned(),
-        };
-        Ok(Some(Self { key, head }))
+        Ok(Some(Self { owner: auth::owner_of_keys(request), key: key.to_owned(), head }))
     }
 
     /// The key together with what the request says.
-    pub fn over(mut self, body: &[u8]) -> Idempotency {
+    pub fn over(mut self, body: &[u8], vault: &Vault) -> Idempotency {
         self.head.update(body);
-        Idempotency { key: self.key, fingerprint: self.head.finalize().into() }
+        let said: String = self.head.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = vault.blind_index("", "public.idempotency_keys", "fingerprint", &said);
+        Idempotency { owner: self.owner, key: self.key, fingerprint }
     }
 }
 
 impl Idempotency {
-    /// The key of somebody who acts for nobody: it never meets one of the organization's own, which have visible characters only.
+    /// The key of somebody who acts for nobody, whoever they say they are.
     #[must_use]
-    pub fn of_stranger(mut self) -> Self {
-        self.key.insert(0, '\u{1}');
-        self
+    pub fn of_stranger(self) -> Self {
+        Self { owner: "\u{1}".to_owned(), ..self }
+    }
+
+    /// The key of who holds a session's refresh token, whoever they say they are besides: a repeat need not bring the same access token.
+    #[must_use]
+    pub fn of_session(self, session: Uuid) -> Self {
+        Self { owner: format!("\u{2}session:{session} "), ..self }
+    }
+
+    fn stored(&self) -> String {
+        format!("{}{}", self.owner, self.key)
     }
 }
 
@@ -174,21 +185,14 @@ pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&I
     for last_try in [false, false, true] {
         let mut tx = state.app.db.begin().await?;
         let now = state.app.clock.now();
-        let begun = idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await?;
+        let begun = idempotency::begin(&mut tx, organization.id, &key.stored(), &key.fingerprint, now).await?;
         if begun == Begin::New {
             return Ok(Begun::Fresh(Work { tx: Reach::Platform(tx), keep: Some(keep) }));
         }
         tx.rollback().await?;
         match begun {
-            Begin::Replay(kept) => {
-                let mut response = keep.open(kept)?.into_response();
-                response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-                return Ok(Begun::Answered(response));
-            }
-            Begin::Mismatch => {
-                let detail = "this Idempotency-Key was used with another method, address or body";
-                return Err(Problem::new(ProblemType::IdempotencyMismatch, detail));
-            }
+            Begin::Replay(kept) => return keep.replay(kept).map(Begun::Answered),
+            Begin::Mismatch => return Err(mismatch()),
             // A request that was refused is answered before its rollback has reached the database.
             _ if !last_try => tokio::time::sleep(ROLLBACK_TAKES).await,
             _ => break,
@@ -196,6 +200,26 @@ pub async fn begin(state: &ApiState, organization: &Organization, key: Option<&I
     }
     let detail = "a request with this Idempotency-Key is being worked on";
     Err(Problem::new(ProblemType::IdempotencyInProgress, detail).retry_after(1))
+}
+
+fn mismatch() -> Problem {
+    let detail = "this Idempotency-Key was used with another method, address or body";
+    Problem::new(ProblemType::IdempotencyMismatch, detail)
+}
+
+/// The answer to a request that was done before. For who has costly work to do before they [`begin`], which asks again.
+pub async fn answered(
+    state: &ApiState,
+    organization: &Organization,
+    key: Option<&Idempotency>,
+) -> Result<Option<Response>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    let mut db = state.app.db.acquire().await?;
+    match idempotency::find(&mut db, organization.id, &key.stored(), &key.fingerprint).await? {
+        Some(Begin::Replay(kept)) => Keep::new(state, organization, key).replay(kept).map(Some),
+        Some(Begin::Mismatch) => Err(mismatch()),
+        _ => Ok(None),
+    }
 }
 
 /// Goes on in a transaction that has just made the organization, so that its creation and the key are kept together or
@@ -209,7 +233,7 @@ pub async fn go_on(
     let mut keep = None;
     if let Some(key) = key {
         let now = state.app.clock.now();
-        let begun = idempotency::begin(&mut tx, organization.id, &key.key, &key.fingerprint, now).await?;
+        let begun = idempotency::begin(&mut tx, organization.id, &key.stored(), &key.fingerprint, now).await?;
         if begun != Begin::New {
             return Err(Problem::internal(anyhow::anyhow!("a new organization has a used idempotency key")));
         }
@@ -254,7 +278,7 @@ impl Work {
                     Reach::Platform(tx) => tx,
                     Reach::Tenant(tx) => tx.leave().await?,
                 };
-                idempotency::complete(&mut tx, keep.organization, &keep.key.key, &keep.seal(&answer)).await?;
+                idempotency::complete(&mut tx, keep.organization, &keep.key.stored(), &keep.seal(&answer)).await?;
                 tx.commit().await?;
             }
         }
@@ -294,6 +318,12 @@ impl Keep {
             content_type: Some("application/json".to_owned()),
             body: self.vault.seal_text(&self.place(), &answer.body),
         }
+    }
+
+    fn replay(&self, kept: idempotency::Answer) -> Result<Response, Problem> {
+        let mut response = self.open(kept)?.into_response();
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        Ok(response)
     }
 
     fn open(&self, kept: idempotency::Answer) -> Result<Answer, Problem> {

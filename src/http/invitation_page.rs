@@ -36,16 +36,24 @@ struct InvitationPage<'a> {
     inviter: &'a str,
     email: &'a str,
     expires: String,
-    /// For who has no account yet.
+    /// For who chooses a password.
     form: Option<&'a Filled>,
 }
 
-/// What somebody without an account typed.
+/// What somebody who chooses a password typed.
 #[derive(Default)]
 struct Filled {
+    /// There is no account, so there is a name to be given.
+    new: bool,
     name: String,
     name_error: Option<&'static str>,
     password_error: Option<&'static str>,
+}
+
+impl Filled {
+    fn empty(invited: &Invited) -> Self {
+        Self { new: invited.account.is_none(), ..Self::default() }
+    }
 }
 
 struct Words {
@@ -56,6 +64,7 @@ struct Words {
     address: &'static str,
     expires: &'static str,
     no_account: &'static str,
+    no_password: &'static str,
     name: &'static str,
     password: &'static str,
     password_hint: &'static str,
@@ -70,6 +79,7 @@ const SV: Words = Words {
     address: "Din adress",
     expires: "Gäller till",
     no_account: "Du har inget konto än. Ange ditt namn och välj ett lösenord, så skapas det.",
+    no_password: "Ditt konto behöver ett lösenord som bara du känner till. Välj ett. Det ersätter ett som någon annan kan ha satt.",
     name: "Namn",
     password: "Lösenord",
     password_hint: "Minst 12 tecken. En mening går bra.",
@@ -84,6 +94,7 @@ const EN: Words = Words {
     address: "Your address",
     expires: "Valid until",
     no_account: "You have no account yet. Give your name and choose a password, and you get one.",
+    no_password: "Your account needs a password that only you know. Choose one. It replaces any that somebody else may have set.",
     name: "Name",
     password: "Password",
     password_hint: "At least 12 characters. A sentence is fine.",
@@ -92,7 +103,7 @@ const EN: Words = Words {
 
 async fn show(State(state): State<ApiState>, Path(token): Path<String>, visitor: Visitor) -> Response {
     match look(&state, &token).await {
-        Ok(Opened::Invited(invited)) => form(StatusCode::OK, visitor, &invited, &Filled::default()),
+        Ok(Opened::Invited(invited)) => form(StatusCode::OK, visitor, &invited, &Filled::empty(&invited)),
         Ok(Opened::Shut(why, known)) => shut(visitor, why, known),
         Err(problem) => sorry(visitor, &problem),
     }
@@ -125,32 +136,52 @@ async fn try_accept(state: &ApiState, token: &str, visitor: Visitor, sent: &Form
     };
     let Ok(token) = LinkToken::parse(token) else { return Ok(shut(visitor, Shut::Unknown, None)) };
     // A password is hashed for a good token only, so that nobody else can make us work.
-    let person = match &invited.account {
-        Some(_) => None,
-        None => match new_person(state, sent, visitor.language(Some(invited.invitation.language))).await? {
+    let person = match invited.needs_password {
+        false => None,
+        true => match new_person(state, sent, &invited, visitor).await? {
             Ok(person) => Some(person),
             Err(filled) => return Ok(form(StatusCode::UNPROCESSABLE_ENTITY, visitor, &invited, &filled)),
         },
     };
-    Ok(match doors::accept(&state.app, &token, person).await? {
+    let accepted = doors::accept(&state.app, &token, person).await?;
+    // Sign-ins of whoever set a password before have ended.
+    if let Accepted::Joined(invited) | Accepted::WasMember(invited) = &accepted
+        && let Some(account) = &invited.account
+    {
+        state.keys.forget_person(account.id);
+    }
+    Ok(match accepted {
         Accepted::Joined(invited) => welcome(visitor, &invited, false),
         Accepted::WasMember(invited) => welcome(visitor, &invited, true),
-        // The account vanished between the look and the deed.
-        Accepted::NeedsAccount(invited) => form(StatusCode::OK, visitor, &invited, &Filled::default()),
+        // The account changed between the look and the deed.
+        Accepted::NeedsPassword(invited) => form(StatusCode::OK, visitor, &invited, &Filled::empty(&invited)),
         Accepted::Shut(why, known) => shut(visitor, why, known),
     })
 }
 
 /// What is typed into the form, checked, its password hashed; or the form with what is wrong.
-async fn new_person(state: &ApiState, sent: &Form, language: Language) -> Result<Result<NewPerson, Filled>, Problem> {
-    let name = sent.field("name").trim().to_owned();
-    let name_error = user::check_name(&name).err();
+async fn new_person(
+    state: &ApiState,
+    sent: &Form,
+    invited: &Invited,
+    visitor: Visitor,
+) -> Result<Result<NewPerson, Filled>, Problem> {
+    let language = visitor.language(Some(invited.invitation.language));
+    let (name, name_error) = match &invited.account {
+        Some(account) => (account.name.clone(), None),
+        None => {
+            let name = sent.field("name").trim().to_owned();
+            let error = user::check_name(&name).err();
+            (name, error)
+        }
+    };
     match (Password::parse(sent.field("password")), name_error) {
         (Ok(password), None) => {
             let password = state.app.hash_password(password).await.map_err(Problem::internal)?;
             Ok(Ok(NewPerson { name, password }))
         }
         (password, name_error) => Ok(Err(Filled {
+            new: invited.account.is_none(),
             name_error: name_error.map(|error| told(language, &error)),
             password_error: password.err().map(|error| told(language, &error)),
             name,
@@ -159,7 +190,7 @@ async fn new_person(state: &ApiState, sent: &Form, language: Language) -> Result
 }
 
 fn form(status: StatusCode, visitor: Visitor, invited: &Invited, filled: &Filled) -> Response {
-    let Invited { organization, workspace, invitation, inviter, account } = invited;
+    let Invited { organization, workspace, invitation, inviter, needs_password, .. } = invited;
     let language = visitor.language(Some(invitation.language));
     let frame = Frame { language, sender: organization.name.clone() };
     let local = invitation.expires_at.with_timezone(&organization.time_zone);
@@ -170,7 +201,7 @@ fn form(status: StatusCode, visitor: Visitor, invited: &Invited, filled: &Filled
         inviter: inviter.as_ref().map_or(organization.name.as_str(), |inviter| inviter.name.as_str()),
         email: invitation.email.as_str(),
         expires: local.format("%Y-%m-%d %H:%M").to_string(),
-        form: account.is_none().then_some(filled),
+        form: needs_password.then_some(filled),
     };
     person::page(status, &page)
 }

@@ -16,7 +16,7 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::{Problem, ProblemType},
-    workspaces::{membership, only_owner},
+    workspaces::{answered_before, membership, only_owner},
 };
 use crate::{
     domain::{EmailAddress, FieldErrors, Invitation, InvitationState, Language, User},
@@ -117,6 +117,9 @@ impl From<InviteError> for Problem {
                 let detail = "the address was sent too many invitations today; try again later";
                 Self::new(ProblemType::RateLimited, detail).retry_after(TOO_MANY_WAIT_S)
             }
+            InviteError::TooManyBySelf => {
+                Self::new(ProblemType::RateLimited, error.to_string()).retry_after(TOO_MANY_WAIT_S)
+            }
             InviteError::Ended(state) => {
                 Self::conflict(format!("the invitation is {state}; invite the person anew instead"))
             }
@@ -151,19 +154,19 @@ async fn create(
     let account = account(&state, &email).await?;
     let mut work = match begin_tenant(&state, &person.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
-        Begun::Answered(response) => return Ok(response),
+        Begun::Answered(response) => return answered_before(&state, id, &person, response).await,
     };
     membership(&mut work, id, &person).await?;
     if account.as_ref().is_some_and(|account| account.id == person.user_id) {
         let message = "is your own; you are a member of the workspace already";
         return Err(Problem::collides("email", "own_address", message));
     }
-    let of_account = account.as_ref().map(|account| account.language);
     let new = NewInvite {
         workspace_id: id,
         email: &email,
         account: account.map(|account| account.id),
-        language: language.or(of_account).unwrap_or(person.organization.locale),
+        // Never the account's own: the answer would tell that there is one.
+        language: language.unwrap_or(person.organization.locale),
         invited_by: person.user_id,
     };
     let (actor, now) = (person.actor(), state.app.clock.now());

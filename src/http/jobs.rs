@@ -30,7 +30,10 @@ use super::{
 use crate::{
     context::App,
     domain::FieldError,
-    jobs::platform::{self, NOT_FOR_TENANTS},
+    jobs::{
+        self,
+        platform::{self, NOT_FOR_TENANTS},
+    },
 };
 
 const LIST: &str = "jobs";
@@ -282,9 +285,9 @@ async fn enqueue(
 ) -> Result<Response, Problem> {
     let job = new_job(&state, &caller, &trace, posted.body, "").map_err(Problem::fields)?;
     let job = sealed(&state, job)?;
-    // Without a key there is nothing to keep: one statement is the whole transaction.
+    // Without a key there is nothing to keep: the job is the whole transaction.
     if posted.idempotency.is_none() {
-        return Ok(accepted(queue::enqueue(&state.app.db, &job).await?).into_response());
+        return Ok(accepted(state.together.enqueue(job).await?).into_response());
     }
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
@@ -398,6 +401,10 @@ fn new_job(
         }
         Some(kind) if platform::owns(kind.name) => {
             refuse("kind", "not_allowed", format!("{} {NOT_FOR_TENANTS}", kind.name));
+            None
+        }
+        Some(kind) if jobs::carries_a_link(kind.name) => {
+            refuse("kind", "not_allowed", format!("{} mails a link that only its recipient may know", kind.name));
             None
         }
         Some(kind) => match kind.new_job(entry.args) {

@@ -231,6 +231,16 @@ fn shut(visitor: Visitor, why: Shut, known: Option<(String, Language)>) -> Respo
             "The request is confirmed already",
             "This link was used. There is nothing more for you to do.",
         ),
+        (Shut::HasPassword, Language::Sv) => (
+            StatusCode::GONE,
+            "Du har redan ett lösenord",
+            "Inget har ändrats. Logga in med lösenordet som du valde tidigare.",
+        ),
+        (Shut::HasPassword, Language::En) => (
+            StatusCode::GONE,
+            "You have a password already",
+            "Nothing was changed. Sign in with the password that you chose before.",
+        ),
         (Shut::Expired, Language::Sv) => {
             (StatusCode::GONE, "Länken har gått ut", "Ansök igen, så får du en ny, eller fråga organisationen.")
         }

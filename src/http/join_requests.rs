@@ -42,6 +42,7 @@ pub fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(show))
         .routes(routes!(approve))
         .routes(routes!(reject))
+        .routes(routes!(resend))
 }
 
 /// Somebody who asks to become a member.
@@ -98,6 +99,12 @@ struct JoinRequestView {
     decided_by: Option<String>,
     /// The member that the applicant became.
     user_id: Option<Uuid>,
+    /// When the mail server took the mail that tells of the decision.
+    decision_sent_at: Option<DateTime<Utc>>,
+    /// Why there will be no such mail, in the mail server's words; it can be sent again.
+    decision_error: Option<String>,
+    /// Until when the new member may choose a password by the link in that mail; null: there is no link, or it was used.
+    choose_password_by: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
 }
 
@@ -119,6 +126,9 @@ impl From<JoinRequest> for JoinRequestView {
             decided_at: request.decided_at,
             decided_by: request.decided_by,
             user_id: request.user_id,
+            decision_sent_at: request.decision_sent_at,
+            decision_error: request.decision_error,
+            choose_password_by: request.password_until,
             created_at: request.created_at,
         }
     }
@@ -182,6 +192,9 @@ impl From<ApproveError> for Problem {
                 Self::conflict("the applicant has not confirmed the request yet")
             }
             ApproveError::NotSubmitted(status) => Self::conflict(format!("the request is {status} already")),
+            ApproveError::NotDecided => Self::conflict("nothing is decided yet: approve or reject the request"),
+            ApproveError::Left => Self::conflict("the person is no member any more: add them again as a member"),
+            error @ ApproveError::ToldEnough => Self::conflict(error.to_string()),
             ApproveError::Join(error) => error.into(),
         }
     }
@@ -301,7 +314,13 @@ async fn approve(
     let shared = (organization, &*state.registry);
     let (tx, rest) = work.hand_over().await?;
     let (tx, request) = doors::approve(tx, shared, id, &asked).await?;
-    rest.go_on(tx).finish(Answer::new(StatusCode::OK, &JoinRequestView::from(request))).await
+    let user = request.user_id;
+    let response = rest.go_on(tx).finish(Answer::new(StatusCode::OK, &JoinRequestView::from(request))).await?;
+    // Sign-ins of whoever set a password before the address was proved have ended.
+    if let Some(user) = user {
+        state.keys.forget_person(user);
+    }
+    Ok(response)
 }
 
 /// Rejects a confirmed request; the applicant is told by mail.
@@ -326,4 +345,32 @@ async fn reject(
     let asked = Asked { actor: &caller.actor(), now: state.app.clock.now(), trace: Some(trace) };
     let request = doors::reject(&mut work, (organization, &*state.registry), id, &asked).await?;
     work.finish(Answer::new(StatusCode::OK, &JoinRequestView::from(request))).await
+}
+
+/// Tells the decision again by mail, where the mail did not arrive or its link has expired.
+///
+/// Who was approved and has no password yet gets a new link, good for seven days; the old one opens nothing any more. A decision is told ten
+/// times at most.
+#[utoipa::path(
+    post, path = "/join-requests/{id}/resend", tag = "join requests", operation_id = "resend_join_decision",
+    security(("api_key" = ["requests:write"])),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = JoinRequestView), Problems)
+)]
+async fn resend(
+    State(state): State<ApiState>,
+    caller: May<RequestsWrite>,
+    Id(id): Id,
+    Trace(trace): Trace,
+    posted: NoBody,
+) -> Result<Response, Problem> {
+    let organization = &caller.organization;
+    let work = match begin(&state, organization, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
+    let asked = Asked { actor: &caller.actor(), now: state.app.clock.now(), trace: Some(trace) };
+    let (tx, rest) = work.hand_over().await?;
+    let (tx, request) = doors::resend(tx, (organization, &*state.registry), id, &asked).await?;
+    rest.go_on(tx).finish(Answer::new(StatusCode::OK, &JoinRequestView::from(request))).await
 }

@@ -11,7 +11,7 @@ use super::{
     ApiState,
     auth::{Member, SignedIn},
     extract::{Json as Body, Posted},
-    idempotency::{Answer, Begun, begin},
+    idempotency::{Answer, Begun, answered, begin},
     network::{Network, too_many},
     openapi::Problems,
     problem::Problem,
@@ -166,19 +166,21 @@ async fn set_password(
         user.email
     };
     // Asked before the password is verified: a repeat brings the old one, which is no longer right.
-    let mut work = match begin(&state, &member.organization, posted.idempotency.as_ref()).await? {
-        Begun::Fresh(work) => work,
-        Begun::Answered(response) => {
-            sign_in_tries::succeeded(&mut *state.app.db.acquire().await?, &email, network.as_str(), now).await?;
-            return Ok(response);
-        }
-    };
-    let stored = users::password(&mut work, member.user_id).await?;
+    if let Some(response) = answered(&state, &member.organization, posted.idempotency.as_ref()).await? {
+        sign_in_tries::succeeded(&mut *state.app.db.acquire().await?, &email, network.as_str(), now).await?;
+        return Ok(response);
+    }
+    // No connection is held while a password is hashed.
+    let stored = users::password(&mut *state.app.db.acquire().await?, member.user_id).await?;
     let verdict = state.app.verify_password(old, stored.clone()).await.map_err(Problem::internal)?;
     if verdict == Verdict::Wrong {
         return Err(Problem::field("old_password", "invalid", "is not your password"));
     }
     let hash = state.app.hash_password(new).await.map_err(Problem::internal)?;
+    let mut work = match begin(&state, &member.organization, posted.idempotency.as_ref()).await? {
+        Begun::Fresh(work) => work,
+        Begun::Answered(response) => return Ok(response),
+    };
     if !users::set_password(&mut work, member.user_id, stored.as_ref(), &hash, now).await? {
         return Err(Problem::conflict("the password was changed by another request"));
     }

@@ -19,7 +19,10 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    domain::{EmailAddress, FieldErrors, Language, NewUser, Password, Role, User, user::check_name},
+    domain::{
+        EmailAddress, FieldErrors, Language, NewUser, Organization, Password, PasswordHash, Role, User,
+        user::check_name,
+    },
     jobs::workspaces::{self, Asked},
     store::{
         StoreError,
@@ -49,7 +52,9 @@ struct MemberRequest {
     name: Option<String>,
     /// What they are written to in, if they have no account yet; the organization's language if it is left out.
     language: Option<Language>,
-    /// What a person who has no account yet signs in with; it is left aside for one who has. At least four different characters.
+    /// What a person who has no account yet signs in with, to this organization only, until they accept an invitation that was mailed to
+    /// them and choose another; it is left aside for one who has an account. Without one they choose it then. At least four different
+    /// characters.
     #[schema(value_type = Option<String>, format = Password, min_length = 12, max_length = 200)]
     password: Option<SecretString>,
 }
@@ -163,9 +168,11 @@ async fn add(
     let (Some(email), None | Some(Some(_))) = (email, &password) else { return Err(errors.into()) };
     errors.into_result()?;
 
-    // Hashed whether or not it is needed, and outside of the transaction.
+    let place = (role, company_id);
     let password = match password.flatten() {
-        Some(password) => Some(state.app.hash_password(password).await.map_err(Problem::internal)?),
+        Some(password) => {
+            hash_if_needed(&state, &caller.organization, (&email, place, name.is_some()), password).await?
+        }
         None => None,
     };
     let mut work = match begin(&state, &caller.organization, posted.idempotency.as_ref()).await? {
@@ -175,10 +182,10 @@ async fn add(
     let now = state.app.clock.now();
     let language = language.unwrap_or(caller.organization.locale);
     let new = name.map(|name| NewUser { email: email.clone(), name, language, password, confirmed_at: None });
-    let user = find_or_create(&mut work, &email, new, now).await?;
+    let user = find_or_create(&mut work, (&email, new), caller.organization.id, now).await?;
     let (tx, rest) = work.hand_over().await?;
     let actor = caller.actor();
-    let tx = tenant::join(tx, &caller.organization, user.id, (role, company_id), (&actor, now)).await?;
+    let tx = tenant::join(tx, &caller.organization, user.id, place, (&actor, now)).await?;
     let work = rest.go_on(tx);
     let location = format!("/api/v1/members/{}", user.id);
     let organization_id = caller.organization.id;
@@ -186,18 +193,33 @@ async fn add(
     work.finish(Answer::new(StatusCode::CREATED, &MemberView::from((membership, user))).at(location)).await
 }
 
-/// Whose address it is, or who it is from now on.
+/// Hashing is work: it is done for a new person in a place that they can have, and while no connection is held.
+async fn hash_if_needed(
+    state: &ApiState,
+    organization: &Organization,
+    (email, place, named): (&EmailAddress, (Role, Option<Uuid>), bool),
+    password: Password,
+) -> Result<Option<PasswordHash>, Problem> {
+    tenant::check_place(&state.app.db, organization, place).await?;
+    let known = users::by_email(&mut *state.app.db.acquire().await?, email).await?.is_some();
+    match known || !named {
+        true => Ok(None),
+        false => state.app.hash_password(password).await.map(Some).map_err(Problem::internal),
+    }
+}
+
+/// Whose address it is, or who it is from now on: until they prove it to be theirs, somebody whom this organization made.
 async fn find_or_create(
     db: &mut PgConnection,
-    email: &EmailAddress,
-    new: Option<NewUser>,
+    (email, new): (&EmailAddress, Option<NewUser>),
+    organization: Uuid,
     now: DateTime<Utc>,
 ) -> Result<User, Problem> {
     if let Some(user) = users::by_email(db, email).await? {
         return Ok(user);
     }
     let new = new.ok_or_else(|| Problem::field("name", "required", "is needed for a person who has no account yet"))?;
-    match users::create(db, &new, now).await {
+    match users::create_in(db, &new, Some(organization), now).await {
         // Somebody else was faster a moment ago.
         Err(StoreError::Conflict { field, message }) => {
             users::by_email(db, email).await?.ok_or_else(|| Problem::taken(field, message))

@@ -2,6 +2,8 @@
 //! validates, runs one transaction and answers.
 
 mod api_keys;
+mod asset_steps;
+mod assets;
 mod auth;
 mod batches;
 mod bulk_actions;
@@ -10,20 +12,24 @@ mod conversations;
 mod cursor;
 mod edge;
 mod effects;
+mod employees;
 mod events;
 mod explain;
 mod extract;
 mod health;
 mod idempotency;
+mod integrations;
 mod invitation_page;
 mod invitations;
 mod invoices;
 mod jobs;
 mod join_request_page;
 mod join_requests;
+mod locations;
 mod me;
 mod members;
 mod network;
+mod notification_rules;
 mod openapi;
 mod organizations;
 mod pages;
@@ -33,10 +39,16 @@ mod queues;
 mod rate_limit;
 mod schedules;
 mod sign_in;
+mod sync_runs;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod together;
 mod usage;
+mod webhooks;
+mod workflow_steps;
+mod workflow_templates;
+mod workflows;
 mod workspaces;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
@@ -59,6 +71,7 @@ use self::{
     network::Throttle,
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
+    together::Together,
 };
 use crate::{context::App, events::Hub, mail::mailbox::Mailbox};
 
@@ -75,7 +88,11 @@ pub struct Api {
     strangers: Throttle,
     /// Requests to join, by network.
     join_requests: Throttle,
+    /// Deliveries of third parties, by network.
+    webhooks: Throttle,
     imports: Semaphore,
+    /// Enqueues that come one by one.
+    together: Arc<Together>,
     /// Streams of events.
     events: Hub,
     queues: BTreeSet<String>,
@@ -99,7 +116,9 @@ impl Api {
         let sign_ins = Throttle::new(app.config.sign_in.tries_per_minute);
         let strangers = Throttle::new(app.config.http.strangers_per_minute);
         let join_requests = Throttle::per_hour(app.config.http.join_requests_per_hour);
+        let webhooks = Throttle::new(app.config.http.webhooks_per_minute);
         let imports = Semaphore::new(invoices::imports_at_once(app.config.database.max_connections));
+        let together = Together::new(app.db.clone());
         let events = Hub::new(app.db.clone(), app.config.events.clone(), shutdown);
         Arc::new(Self {
             app,
@@ -110,7 +129,9 @@ impl Api {
             sign_ins,
             strangers,
             join_requests,
+            webhooks,
             imports,
+            together,
             events,
             queues,
             has_mailbox,
@@ -149,6 +170,7 @@ fn router_until(
     api.merge(pages::routes(mailbox, &state))
         .merge(invitation_page::routes(&state))
         .merge(join_request_page::routes(&state))
+        .merge(webhooks::door())
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
         .layer(DefaultBodyLimit::max(http.body_limit_bytes))
@@ -174,18 +196,29 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(api_keys::routes())
         .merge(organizations::routes())
         .merge(usage::routes())
+        .merge(employees::routes())
+        .merge(locations::routes())
+        .merge(assets::routes())
+        .merge(asset_steps::routes())
         .merge(sign_in::routes())
         .merge(me::routes())
         .merge(members::routes())
         .merge(effects::routes())
         .merge(events::routes())
+        .merge(integrations::routes())
+        .merge(sync_runs::routes())
+        .merge(webhooks::routes())
         .merge(join_requests::routes())
+        .merge(notification_rules::routes())
         .merge(queues::routes())
         .merge(schedules::routes())
         .merge(workspaces::routes())
         .merge(invitations::routes())
         .merge(tasks::routes())
-        .merge(conversations::routes());
+        .merge(conversations::routes())
+        .merge(workflow_templates::routes())
+        .merge(workflow_steps::routes())
+        .merge(workflows::routes());
     let (router, document) = OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", resources)
         .merge(health::routes())

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
-    http::{HeaderMap, HeaderName, request::Parts},
+    http::{HeaderMap, HeaderName, header, request::Parts},
 };
 use governor::{
     Quota, RateLimiter,
@@ -62,9 +62,37 @@ impl FromRequestParts<ApiState> for Network {
     }
 }
 
+/// Who a request says it comes from, for a history: the whole address, and what the program calls itself.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub ip: Option<String>,
+    pub user_agent: Option<String>,
+}
+
+/// Of what a program calls itself so much is kept.
+const MAX_USER_AGENT: usize = 300;
+
+impl FromRequestParts<ApiState> for Origin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let ip = address(peer, &parts.headers, state.app.config.http.proxies);
+        let user_agent = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        Ok(Self {
+            ip: ip.map(|ip| ip.to_canonical().to_string()),
+            user_agent: user_agent.map(|name| name.chars().take(MAX_USER_AGENT).collect()),
+        })
+    }
+}
+
+fn network(peer: Option<IpAddr>, headers: &HeaderMap, proxies: usize) -> Network {
+    address(peer, headers, proxies).map_or_else(|| Network("local".to_owned()), Network::of)
+}
+
 /// The peer; behind so many proxies, who the outermost of them says it heard. What stands further left in `X-Forwarded-For`
 /// anybody may have written.
-fn network(peer: Option<IpAddr>, headers: &HeaderMap, proxies: usize) -> Network {
+fn address(peer: Option<IpAddr>, headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
     let forwarded: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
         .iter()
@@ -75,7 +103,7 @@ fn network(peer: Option<IpAddr>, headers: &HeaderMap, proxies: usize) -> Network
     let told = forwarded.len().checked_sub(proxies).filter(|_| proxies > 0).and_then(|at| forwarded.get(at));
     let told =
         told.and_then(|text| text.parse().ok().or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip())));
-    told.or(peer).map_or_else(|| Network("local".to_owned()), Network::of)
+    told.or(peer)
 }
 
 /// One process's count of requests by network: a minute's worth at once, refilled evenly.

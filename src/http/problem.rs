@@ -32,6 +32,7 @@ pub enum ProblemType {
     Forbidden,
     TenantMismatch,
     OrganizationSuspended,
+    DeliveryRefused,
     NotFound,
     MethodNotAllowed,
     Conflict,
@@ -48,7 +49,7 @@ pub enum ProblemType {
 }
 
 impl ProblemType {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::MalformedBody,
         Self::Validation,
         Self::Unauthenticated,
@@ -62,6 +63,7 @@ impl ProblemType {
         Self::Forbidden,
         Self::TenantMismatch,
         Self::OrganizationSuspended,
+        Self::DeliveryRefused,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Conflict,
@@ -160,6 +162,14 @@ impl ProblemType {
                 S::FORBIDDEN,
                 "The organization is suspended",
                 "Its data can be read but not changed, and its jobs are held until it is activated again.",
+            ),
+            Self::DeliveryRefused => (
+                "delivery-refused",
+                S::FORBIDDEN,
+                "The delivery is not taken",
+                "The address, the signature or its time is not right; which, is not told. Set the vendor up with the \
+                 integration's `webhook_url`, give the integration the secret that the vendor signs with, and see that the \
+                 clocks agree. The server's log says more.",
             ),
             Self::NotFound => (
                 "not-found",
@@ -458,6 +468,8 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Conflict { field, message } => Self::taken(field, message),
             StoreError::Transition(transition) => Self::conflict(transition.to_string()),
+            StoreError::Asset(refusal) => Self::conflict(refusal.to_string()),
+            StoreError::Employee(refusal) => Self::conflict(refusal.to_string()),
             StoreError::NotFound { what, .. } => Self::not_found(what),
             StoreError::Limit(exceeded) => exceeded.into(),
             StoreError::Database(error) => error.into(),

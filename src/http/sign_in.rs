@@ -112,76 +112,92 @@ async fn sign_in(
     let password = errors.check("password", Password::typed(password.expose_secret()));
     let (Some(email), Some(password)) = (email, password) else { return Err(errors.into()) };
 
-    let person = verified(&state, &email, &network, &password).await?;
     let now = state.app.clock.now();
-    let mut db = state.app.db.acquire().await?;
-    sign_in_tries::succeeded(&mut db, &email, network.as_str(), now).await?;
-    let memberships = memberships::of_user(&mut db, person.user_id).await?;
-    drop(db);
+    if let Try::Wait(wait) =
+        sign_in_tries::begin(&mut *state.app.db.acquire().await?, &email, network.as_str(), now).await?
+    {
+        return Err(too_many(wait.num_seconds().unsigned_abs()));
+    }
     let named = match organization {
         Some(slug) => Some(slug),
         None => named_organization(&headers, state.app.config.http.base_domain.as_deref()),
     };
-    let (membership, organization) = choose(memberships, named.as_deref())?;
-
-    let mut tx = state.app.db.begin().await?;
-    if let Some((old, new)) = &person.rehash {
-        users::set_password(&mut tx, person.user_id, Some(old), new, now).await?;
+    // A password that is changed, or hashed anew, while this one is verified is looked at once more.
+    for _ in 0..2 {
+        let person = verified(&state, &email, &password).await?;
+        let mut db = state.app.db.acquire().await?;
+        sign_in_tries::succeeded(&mut db, &email, network.as_str(), now).await?;
+        let memberships = memberships::of_user(&mut db, person.user_id).await?;
+        drop(db);
+        let (membership, organization) = choose(memberships, named.as_deref())?;
+        let Some(session) = begin_session(&state, &person, &organization, now).await? else { continue };
+        let tokens = tokens(&state, session, &organization, (membership.role, membership.company_id), now);
+        return Ok(([NO_STORE], Json(tokens)).into_response());
     }
-    let session = sessions::begin(&mut tx, (organization.id, person.user_id), now, refresh_lasts(&state)).await?;
-    let mut tx = TenantTx::enter(tx, &organization).await?;
-    let event = NewEvent {
-        topic: format!("member:{}", person.user_id),
-        kind: "member.signed_in",
-        payload: json!({ "session": session.session_id }),
-        actor: &format!("user:{}", person.user_id),
-    };
-    events::append(&mut tx, &event, now).await?;
-    tx.commit().await?;
-    let tokens = tokens(&state, session, &organization, (membership.role, membership.company_id), now);
-    Ok(([NO_STORE], Json(tokens)).into_response())
+    Err(refused())
+}
+
+fn refused() -> Problem {
+    Problem::new(ProblemType::SignInRefused, "there is nobody with this address and this password")
 }
 
 /// Whose password was right.
 struct Verified {
     user_id: Uuid,
-    /// The stored hash is of another cost than today's; the new one replaces it.
-    rehash: Option<(PasswordHash, PasswordHash)>,
+    stored: PasswordHash,
+    /// The stored hash is of another cost than today's; this one replaces it.
+    rehash: Option<PasswordHash>,
+}
+
+/// `None`: what was verified is no longer so.
+async fn begin_session(
+    state: &ApiState,
+    person: &Verified,
+    organization: &Organization,
+    now: DateTime<Utc>,
+) -> Result<Option<Refresh>, Problem> {
+    let (user_id, mut password) = (person.user_id, &person.stored);
+    let mut tx = state.app.db.begin().await?;
+    if let Some(new) = &person.rehash
+        && users::set_password(&mut tx, user_id, Some(password), new, now).await?
+    {
+        password = new;
+    }
+    let place = (organization.id, user_id);
+    let begun = sessions::begin_signed_in(&mut tx, place, password, now, refresh_lasts(state)).await?;
+    let Some(session) = begun else { return Ok(None) };
+    let mut tx = TenantTx::enter(tx, organization).await?;
+    let event = NewEvent {
+        topic: format!("member:{user_id}"),
+        kind: "member.signed_in",
+        payload: json!({ "session": session.session_id }),
+        actor: &format!("user:{user_id}"),
+    };
+    events::append(&mut tx, &event, now).await?;
+    tx.commit().await?;
+    Ok(Some(session))
 }
 
 /// The same statements and the same hashing, whether the address is known or not.
-async fn verified(
-    state: &ApiState,
-    email: &EmailAddress,
-    network: &Network,
-    password: &Password,
-) -> Result<Verified, Problem> {
-    let now = state.app.clock.now();
-    let mut db = state.app.db.acquire().await?;
-    if let Try::Wait(wait) = sign_in_tries::begin(&mut db, email, network.as_str(), now).await? {
-        return Err(too_many(wait.num_seconds().unsigned_abs()));
-    }
-    let found = users::credentials(&mut db, email).await?;
+async fn verified(state: &ApiState, email: &EmailAddress, password: &Password) -> Result<Verified, Problem> {
     // The connection is somebody else's while the password is hashed.
-    drop(db);
+    let found = users::credentials(&mut *state.app.db.acquire().await?, email).await?;
     let (user_id, stored) = found.map_or((None, None), |found| (Some(found.user_id), found.password));
     let verdict = state.app.verify_password(password.clone(), stored.clone()).await.map_err(Problem::internal)?;
     let (Some(user_id), Some(stored), Verdict::Right | Verdict::RightAtAnotherCost) = (user_id, stored, verdict) else {
-        let detail = "there is nobody with this address and this password";
-        return Err(Problem::new(ProblemType::SignInRefused, detail));
+        return Err(refused());
     };
     let rehash = match verdict {
         Verdict::RightAtAnotherCost => {
-            let new = state.app.hash_password(password.clone()).await.map_err(Problem::internal)?;
-            Some((stored, new))
+            Some(state.app.hash_password(password.clone()).await.map_err(Problem::internal)?)
         }
         _ => None,
     };
-    Ok(Verified { user_id, rehash })
+    Ok(Verified { user_id, stored, rehash })
 }
 
-/// The membership that is meant. Who gets here has shown their password, so their own organizations are no secret to them; that
-/// another one exists stays one.
+/// The membership that is meant, of those that sign-in opens. Who gets here has shown their password, so their own organizations are no
+/// secret to them; that another one exists stays one.
 fn choose(
     memberships: Vec<(Membership, Organization)>,
     named: Option<&str>,
@@ -190,12 +206,20 @@ fn choose(
     if let Some(named) = named {
         let is_named = |o: &Organization| o.slug.as_str() == named || named.parse() == Ok(o.id);
         let at = memberships.iter().position(|(_, organization)| is_named(organization));
-        let at = at.ok_or_else(|| Problem::new(ProblemType::Forbidden, "you are no member of this organization"))?;
+        let at = at.ok_or_else(|| {
+            let detail = "you are no member of this organization, or have not shown it yet that the address is yours: accept an \
+                          invitation that was mailed to you";
+            Problem::new(ProblemType::Forbidden, detail)
+        })?;
         return Ok(memberships.swap_remove(at));
     }
     match (memberships.pop(), memberships.as_slice()) {
         (Some(only), []) => Ok(only),
-        (None, _) => Err(Problem::new(ProblemType::Forbidden, "you are no member of any organization")),
+        (None, _) => {
+            let detail = "you are no member of any organization, or have not shown yet that the address is yours: accept an \
+                          invitation that was mailed to you";
+            Err(Problem::new(ProblemType::Forbidden, detail))
+        }
         (Some(last), others) => {
             let slugs = others.iter().chain([&last]).map(|(_, organization)| organization.slug.as_str());
             let slugs = slugs.collect::<Vec<_>>().join(", ");
@@ -246,42 +270,45 @@ async fn refresh(
     posted: Posted<RefreshRequest>,
 ) -> Result<Response, Problem> {
     let token = posted.body.refresh_token;
+    // Whoever brings nothing that is good for something now is a stranger, also with a token that once was.
+    let stranger = |problem: Problem| state.strangers.take(&network).and(Err(problem));
+    let invalid = || Problem::new(ProblemType::TokenInvalid, "the refresh token is not one of ours");
     let mut db = state.app.db.acquire().await?;
-    let organization = sessions::organization_of(&mut db, &token).await?;
-    let organization = match organization {
-        Some(id) => organizations::by_id(&mut db, id).await?,
+    let found = match sessions::of_token(&mut db, &token).await? {
+        Some((session, id)) => organizations::by_id(&mut db, id).await?.map(|organization| (session, organization)),
         None => None,
     };
     drop(db);
-    let invalid = || Problem::new(ProblemType::TokenInvalid, "the refresh token is not one of ours");
-    let Some(organization) = organization else {
-        state.strangers.take(&network)?;
-        return Err(invalid());
-    };
-    let allowance = state.rate_limit.take(organization.id)?;
-    let mut work = match begin(&state, &organization, posted.idempotency.as_ref()).await? {
-        Begun::Fresh(work) => work,
-        Begun::Answered(response) => return Ok(no_store(response)),
+    let Some((session, organization)) = found else { return stranger(invalid()) };
+    let key = posted.idempotency.map(|key| key.of_session(session));
+    let mut work = match begin(&state, &organization, key.as_ref()).await {
+        Ok(Begun::Fresh(work)) => work,
+        Ok(Begun::Answered(response)) => return state.strangers.take(&network).map(|()| no_store(response)),
+        Err(problem) => return stranger(problem),
     };
     let now = state.app.clock.now();
     let next = match sessions::rotate(&mut work, &token, now, refresh_lasts(&state)).await? {
         Rotated::Next(next) => next,
-        Rotated::Unknown => return Err(invalid()),
-        Rotated::Expired => return Err(Problem::new(ProblemType::TokenExpired, "the refresh token has expired")),
-        Rotated::Ended => return Err(Problem::new(ProblemType::TokenRevoked, "the session has ended")),
+        Rotated::Unknown => return stranger(invalid()),
+        Rotated::Expired => {
+            return stranger(Problem::new(ProblemType::TokenExpired, "the refresh token has expired"));
+        }
+        Rotated::Ended => return stranger(Problem::new(ProblemType::TokenRevoked, "the session has ended")),
         Rotated::Reused { session_id } => {
             // Not in the request's own transaction, which leaves nothing behind when it is refused.
             drop(work);
-            let ended =
-                sessions::end(&mut *state.app.db.acquire().await?, session_id, EndReason::TokenReused, now).await?;
-            state.keys.forget(organization.id);
-            tracing::warn!(session = %session_id, ended, "a refresh token came a second time");
+            let reason = EndReason::TokenReused;
+            if sessions::end(&mut *state.app.db.acquire().await?, session_id, reason, now).await? {
+                state.keys.forget(organization.id);
+                tracing::warn!(session = %session_id, "a refresh token came a second time; its session is ended");
+            }
             let detail = "the refresh token was used before; the session has been ended";
-            return Err(Problem::new(ProblemType::TokenReused, detail));
+            return stranger(Problem::new(ProblemType::TokenReused, detail));
         }
     };
     let revoked = || Problem::new(ProblemType::TokenRevoked, "you have left the organization");
-    let standing = sessions::standing(&mut work, next.session_id).await?.ok_or_else(revoked)?;
+    let Some(standing) = sessions::standing(&mut work, next.session_id).await? else { return stranger(revoked()) };
+    let allowance = state.rate_limit.take(organization.id)?;
     let tokens = tokens(&state, next, &organization, (standing.role, standing.company_id), now);
     let mut response = no_store(work.finish(Answer::new(StatusCode::OK, &tokens)).await?);
     allowance.put_on(&mut response);

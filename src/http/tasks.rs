@@ -15,6 +15,7 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
+    workspaces::answered_before,
 };
 use crate::{
     domain::{NewTask, Task, TaskState},
@@ -183,7 +184,7 @@ async fn create(
     new.validate()?;
     let mut work = match begin_tenant(&state, &person.organization, posted.idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
-        Begun::Answered(response) => return Ok(response),
+        Begun::Answered(response) => return answered_before(&state, workspace, &person, response).await,
     };
     workspaces::member(&mut work, workspace, person.user_id).await?.ok_or_else(|| Problem::not_found("workspace"))?;
     let now = state.app.clock.now();

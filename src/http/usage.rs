@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     domain::{Limits, Tier, limits::month_of},
-    store::{organizations, usage},
+    store::{organizations, usage, workflow_templates},
+    tenant,
 };
 
 pub fn routes() -> OpenApiRouter<ApiState> {
@@ -29,6 +30,7 @@ struct Usage {
     tier: Tier,
     limits: LimitsView,
     tokens: TokensView,
+    workflows: WorkflowsView,
 }
 
 /// What the tier allows.
@@ -52,6 +54,14 @@ struct TokensView {
     by_kind: BTreeMap<String, u64>,
 }
 
+/// Templates of workflows that the organization made itself; those that come with the product do not count.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WorkflowUsage)]
+struct WorkflowsView {
+    used: u64,
+    left: u64,
+}
+
 /// Shows the tier's limits and what is used of them.
 #[utoipa::path(
     get, path = "/organization/usage", tag = "organization", operation_id = "get_usage",
@@ -66,6 +76,10 @@ async fn show(State(state): State<ApiState>, caller: May<OrganizationRead>) -> R
     let month = month_of(state.app.clock.now(), organization.time_zone);
     let by_kind: BTreeMap<_, _> = usage::tokens_by_kind(&mut db, organization.id, month).await?.into_iter().collect();
     let used = by_kind.values().fold(0, |sum: u64, tokens| sum.saturating_add(*tokens));
+    drop(db);
+    let mut tx = tenant::begin(&state.app.db, &organization).await?;
+    let templates = workflow_templates::count(&mut tx).await?;
+    tx.commit().await?;
     let limits = Limits::of(organization.tier);
     Ok(Json(Usage {
         tier: organization.tier,
@@ -75,5 +89,6 @@ async fn show(State(state): State<ApiState>, caller: May<OrganizationRead>) -> R
             workflows: limits.workflows,
         },
         tokens: TokensView { month, used, left: limits.tokens_per_month.saturating_sub(used), by_kind },
+        workflows: WorkflowsView { used: templates, left: limits.workflows.saturating_sub(templates) },
     }))
 }

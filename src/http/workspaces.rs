@@ -165,6 +165,19 @@ pub(super) async fn membership(
     found.ok_or_else(|| Problem::not_found("workspace"))
 }
 
+/// An answer that was given before, for whom the workspace still exists.
+pub(super) async fn answered_before(
+    state: &ApiState,
+    workspace: Uuid,
+    person: &Member,
+    response: Response,
+) -> Result<Response, Problem> {
+    let mut tx = tenant::begin(&state.app.db, &person.organization).await?;
+    membership(&mut tx, workspace, person).await?;
+    tx.commit().await?;
+    Ok(response)
+}
+
 /// As [`membership`], for what only the owner does.
 async fn owned(tx: &mut sqlx::PgConnection, workspace: Uuid, person: &Member) -> Result<Membership, Problem> {
     let membership = membership(tx, workspace, person).await?;
@@ -326,7 +339,7 @@ async fn switch(
     not_held(&person)?;
     let mut work = match begin_tenant(&state, &person.organization, idempotency.as_ref()).await? {
         Begun::Fresh(work) => work,
-        Begun::Answered(response) => return Ok(response),
+        Begun::Answered(response) => return answered_before(&state, id, &person, response).await,
     };
     if !workspaces::switch_to(&mut work, (id, person.user_id), state.app.clock.now()).await? {
         return Err(Problem::not_found("workspace"));

@@ -192,6 +192,44 @@ pub async fn addressee(db: &mut PgConnection, id: Uuid) -> Result<Addressee, Sto
     found.ok_or(StoreError::NotFound { what: "company", id })
 }
 
+/// Whom a customer of a finance system could be: nothing that is sealed.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub id: Uuid,
+    pub name: String,
+    pub email: EmailAddress,
+    pub org_number: OrgNumber,
+}
+
+/// Those with one of these organization numbers, names or addresses (in lower case), the oldest first.
+pub async fn candidates(
+    db: &mut PgConnection,
+    org_numbers: &[String],
+    names: &[String],
+    emails: &[String],
+) -> Result<Vec<Candidate>, StoreError> {
+    let rows = sqlx::query!(
+        "select id, name, email, org_number from companies
+         where org_number = any($1) or name = any($2) or lower(email) = any($3)
+         order by id",
+        org_numbers,
+        names,
+        emails
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Candidate {
+                id: row.id,
+                name: row.name,
+                email: stored("companies.email", &row.email)?,
+                org_number: stored("companies.org_number", &row.org_number)?,
+            })
+        })
+        .collect()
+}
+
 /// VAULT-3: found by the blind index, without opening any row but the answer.
 pub async fn by_phone(db: &mut PgConnection, sealer: Sealer<'_>, phone: &Phone) -> Result<Vec<Company>, StoreError> {
     let filter = CompanyFilter { phone: Some(phone.clone()), ..CompanyFilter::default() };

@@ -91,12 +91,13 @@ pub async fn insert(
     })
 }
 
-/// For jobs, which are nobody's eyes.
+/// For jobs, which are nobody's eyes. Not there if its workspace was deleted.
 pub async fn by_id(db: &mut PgConnection, id: Uuid) -> Result<Option<Conversation>, StoreError> {
     let row = sqlx::query_as!(
         Row,
         "select id, workspace_id, title, title_source, message_count, created_by, created_at, updated_at
-         from conversations where id = $1",
+         from conversations c
+         where id = $1 and exists (select from workspaces w where w.id = c.workspace_id and w.deleted_at is null)",
         id
     )
     .fetch_optional(db)
@@ -221,7 +222,13 @@ pub async fn messages(db: &mut PgConnection, conversation_id: Uuid, page: Page) 
         "select id, conversation_id, position, author_id, body, created_at from messages where conversation_id = ",
     );
     query.push_bind(conversation_id);
-    page.push_to(&mut query);
+    // In the order of their positions, not of their ids: those are made by several nodes, each by its own clock.
+    let (comparison, direction) = if page.newest_first { ("<", "desc") } else { (">", "asc") };
+    if let Some(after) = page.after {
+        query.push(format_args!(" and position {comparison} (select position from messages where id = "));
+        query.push_bind(after).push(" and conversation_id = ").push_bind(conversation_id).push(")");
+    }
+    query.push(format_args!(" order by position {direction} limit ")).push_bind(page.limit);
     let rows: Vec<MessageRow> = query.build_query_as().fetch_all(db).await?;
     rows.into_iter().map(Message::try_from).collect()
 }

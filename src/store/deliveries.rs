@@ -53,6 +53,12 @@ pub async fn open(db: &mut PgConnection, new: &NewDelivery<'_>) -> Result<Delive
     })
 }
 
+/// Forgets the messages of these purposes, whatever became of them: nobody will ask for them again.
+pub async fn forget(db: &mut PgConnection, purposes: &[String]) -> Result<(), StoreError> {
+    sqlx::query!("delete from deliveries where purpose = any($1)", purposes).execute(db).await?;
+    Ok(())
+}
+
 /// The server took it, for this recipient. False if it was recorded before.
 pub async fn mark_sent(
     db: &mut PgConnection,

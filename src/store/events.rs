@@ -64,6 +64,12 @@ pub async fn append_many(db: &mut PgConnection, events: &[NewEvent<'_>], now: Da
     Ok(())
 }
 
+pub async fn by_id(db: &mut PgConnection, id: Uuid) -> Result<Option<Event>, StoreError> {
+    let event =
+        sqlx::query_as!(Event, "select id, topic, kind, payload, actor, created_at from events where id = $1", id);
+    Ok(event.fetch_optional(db).await?)
+}
+
 /// What an actor did after the event or the job with the id `after`, oldest first.
 pub async fn by_actor(db: &mut PgConnection, actor: &str, after: Uuid, limit: i64) -> Result<Vec<Event>, StoreError> {
     // Ids are in the order of time, so the primary key narrows it.

@@ -131,6 +131,34 @@ pub async fn after_event(db: &mut PgConnection, id: Uuid) -> Result<Option<Posit
     .transpose()
 }
 
+/// How many events, up to `limit`, [`missed`] would answer, and how large their payloads are as text, in bytes.
+pub async fn weight_of_missed(
+    db: &mut PgConnection,
+    (position, seen): (Position, &Snapshot),
+    filter: &Filter,
+    limit: i64,
+) -> Result<(i64, i64), StoreError> {
+    let (xid, id) = position.last.unwrap_or((0, Uuid::nil()));
+    let row = sqlx::query!(
+        r#"select count(*) as "events!", coalesce(sum(octet_length(payload::text)), 0) as "bytes!"
+           from (select payload from events
+                 where xid >= $1::text::xid8 and not (xid = $2::text::xid8 and id <= $3)
+                   and pg_visible_in_snapshot(xid, $4::text::pg_snapshot)
+                   and (($5 and not starts_with(topic, 'workspace:')) or topic = any($6))
+                 order by xid, id limit $7) e"#,
+        position.horizon.to_string(),
+        xid.to_string(),
+        id,
+        seen.text,
+        filter.organization,
+        &filter.topics,
+        limit
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.events, row.bytes))
+}
+
 /// What `seen` shows and lies after the position. Nothing is left out; what belongs to transactions that ran beside the last event's
 /// may have been given before.
 pub async fn missed(

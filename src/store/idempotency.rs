@@ -32,7 +32,7 @@ pub enum Begin {
     Mismatch,
 }
 
-/// Claims the key, until the transaction ends, for a request whose method, path and body have the SHA-256 `fingerprint`.
+/// Claims the key, until the transaction ends, for a request whose method, path and body have the `fingerprint`.
 pub async fn begin(
     db: &mut PgConnection,
     organization_id: Uuid,
@@ -64,18 +64,30 @@ pub async fn begin(
     if claimed.rows_affected() == 1 {
         return Ok(Begin::New);
     }
+    // Not there any more: it was forgotten at this moment.
+    Ok(find(db, organization_id, key, fingerprint).await?.unwrap_or(Begin::InProgress))
+}
+
+/// What a key that was used before means for the request; `None`: it is free, or held by a transaction that has not ended yet.
+pub async fn find(
+    db: &mut PgConnection,
+    organization_id: Uuid,
+    key: &str,
+    fingerprint: &[u8],
+) -> Result<Option<Begin>, StoreError> {
     let row = sqlx::query!(
         "select fingerprint, status, location, content_type, body
          from public.idempotency_keys where organization_id = $1 and key = $2",
         organization_id,
         key
     )
-    .fetch_one(db)
+    .fetch_optional(db)
     .await?;
+    let Some(row) = row else { return Ok(None) };
     if row.fingerprint != fingerprint {
-        return Ok(Begin::Mismatch);
+        return Ok(Some(Begin::Mismatch));
     }
-    Ok(match row.status.and_then(|status| u16::try_from(status).ok()) {
+    Ok(Some(match row.status.and_then(|status| u16::try_from(status).ok()) {
         Some(status) => Begin::Replay(Answer {
             status,
             location: row.location,
@@ -83,7 +95,7 @@ pub async fn begin(
             body: row.body.unwrap_or_default(),
         }),
         None => Begin::InProgress,
-    })
+    }))
 }
 
 /// Stores the answer. Later requests with the key get it again.

@@ -292,6 +292,20 @@ pub async fn mark_failed(
     Ok(done.rows_affected() == 1)
 }
 
+/// How many tokens were made by invitations that had one since then, of the organization and of those by one person.
+pub async fn tokens_by(db: &mut PgConnection, person: Uuid, since: DateTime<Utc>) -> Result<(i64, i64), StoreError> {
+    let row = sqlx::query!(
+        r#"select coalesce(sum(token_number), 0) as "all!",
+                  coalesce(sum(token_number) filter (where invited_by = $1), 0) as "own!"
+           from invitations where token_at > $2"#,
+        person,
+        since
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.all, row.own))
+}
+
 /// How many tokens were made for an address, into whichever workspace, by invitations that had one since then: at least as many as
 /// mails.
 pub async fn tokens_for(db: &mut PgConnection, email: &EmailAddress, since: DateTime<Utc>) -> Result<i64, StoreError> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Page, StoreError, count, stored};
 use crate::domain::{
     JoinRequest, JoinStatus, NewJoinRequest,
-    join_request::{PASSWORD_FOR, TOKENS_PER_WINDOW, VALID_FOR, WINDOW},
+    join_request::{DECISIONS_TOLD, PASSWORD_FOR, TOKENS_PER_WINDOW, VALID_FOR, WINDOW},
 };
 
 #[derive(sqlx::FromRow)]
@@ -30,6 +30,10 @@ struct Row {
     decided_at: Option<DateTime<Utc>>,
     decided_by: Option<String>,
     user_id: Option<Uuid>,
+    decision_sent_at: Option<DateTime<Utc>>,
+    decision_error: Option<String>,
+    decision_number: i32,
+    password_expires_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -55,6 +59,10 @@ impl TryFrom<Row> for JoinRequest {
             decided_at: row.decided_at,
             decided_by: row.decided_by,
             user_id: row.user_id,
+            decision_sent_at: row.decision_sent_at,
+            decision_error: row.decision_error,
+            decision_number: count("join_requests.decision_number", row.decision_number)?,
+            password_until: row.password_expires_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -83,7 +91,8 @@ pub async fn submit(
                  window_tokens = case when r.window_at <= $12 then 1 else r.window_tokens + 1 end
              where r.status = 'pending_confirmation' and (r.window_at <= $12 or r.window_tokens < $13)
          returning id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at",
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at",
         Uuid::now_v7(),
         new.email.as_str(),
         new.email.key(),
@@ -118,8 +127,9 @@ pub enum Token {
 pub async fn by_token(db: &mut PgConnection, hash: &[u8; 32]) -> Result<Option<Token>, StoreError> {
     let row = sqlx::query!(
         r#"select id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at,
-             password_expires_at, coalesce(used_token_hash = $1, false) as "is_used!",
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at,
+             coalesce(used_token_hash = $1, false) as "is_used!",
              coalesce(password_hash = $1, false) as "is_for_password!"
          from join_requests where token_hash = $1 or used_token_hash = $1 or password_hash = $1"#,
         hash.as_slice()
@@ -145,6 +155,10 @@ pub async fn by_token(db: &mut PgConnection, hash: &[u8; 32]) -> Result<Option<T
         decided_at: row.decided_at,
         decided_by: row.decided_by,
         user_id: row.user_id,
+        decision_sent_at: row.decision_sent_at,
+        decision_error: row.decision_error,
+        decision_number: row.decision_number,
+        password_expires_at: row.password_expires_at,
         created_at: row.created_at,
         updated_at: row.updated_at,
     };
@@ -169,7 +183,8 @@ pub async fn confirm(
              updated_at = $2
          where token_hash = $1 and status = 'pending_confirmation' and token_expires_at > $2
          returning id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at",
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at",
         token_hash.as_slice(),
         now
     )
@@ -193,7 +208,8 @@ pub async fn approve(
              password_expires_at = case when $5::bytea is not null then $6::timestamptz end
          where id = $1 and status = 'submitted'
          returning id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at",
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at",
         id,
         user_id,
         by,
@@ -218,7 +234,8 @@ pub async fn reject(
         "update join_requests set status = 'rejected', decided_by = $2, decided_at = $3, updated_at = $3
          where id = $1 and status = 'submitted'
          returning id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at",
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at",
         id,
         by,
         now
@@ -228,7 +245,36 @@ pub async fn reject(
     row.map(JoinRequest::try_from).transpose()
 }
 
-/// Uses the token with which a new member chooses a password up. Answers whose, unless it is past its time or was used.
+/// JOIN-5: the decision is to be told again, with a token of this hash if the person still chooses a password; an older one opens nothing.
+/// `None` unless it was decided, and told fewer than [`DECISIONS_TOLD`] times.
+pub async fn renew_decision(
+    db: &mut PgConnection,
+    id: Uuid,
+    password_token: Option<[u8; 32]>,
+    now: DateTime<Utc>,
+) -> Result<Option<JoinRequest>, StoreError> {
+    let row = sqlx::query_as!(
+        Row,
+        "update join_requests
+         set decision_number = decision_number + 1, decision_sent_at = null, decision_error = null, password_hash = $2,
+             password_expires_at = case when $2::bytea is not null then $3::timestamptz end, updated_at = $4
+         where id = $1 and decided_at is not null and decision_number < $5
+         returning id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at",
+        id,
+        password_token.as_ref().map(<[u8; 32]>::as_slice),
+        now + PASSWORD_FOR,
+        now,
+        DECISIONS_TOLD
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(JoinRequest::try_from).transpose()
+}
+
+/// Uses the token with which a new member chooses a password up; whoever has it has the mail. Answers whose, unless it is past its time or
+/// was used.
 pub async fn use_password_token(
     db: &mut PgConnection,
     hash: &[u8; 32],
@@ -236,10 +282,13 @@ pub async fn use_password_token(
 ) -> Result<Option<JoinRequest>, StoreError> {
     let row = sqlx::query_as!(
         Row,
-        "update join_requests set password_hash = null, password_expires_at = null, updated_at = $2
+        "update join_requests
+         set password_hash = null, password_expires_at = null, decision_sent_at = coalesce(decision_sent_at, $2),
+             decision_error = null, updated_at = $2
          where password_hash = $1 and password_expires_at > $2
          returning id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at",
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at",
         hash.as_slice(),
         now
     )
@@ -252,7 +301,8 @@ pub async fn by_id(db: &mut PgConnection, id: Uuid) -> Result<Option<JoinRequest
     let row = sqlx::query_as!(
         Row,
         "select id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at
          from join_requests where id = $1",
         id
     )
@@ -266,7 +316,8 @@ pub async fn lock(db: &mut PgConnection, id: Uuid) -> Result<Option<JoinRequest>
     let row = sqlx::query_as!(
         Row,
         "select id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at
          from join_requests where id = $1
          for update",
         id
@@ -284,7 +335,8 @@ pub async fn page(
 ) -> Result<Vec<JoinRequest>, StoreError> {
     let mut query = QueryBuilder::new(
         "select id, email, first_name, last_name, form, schema_version, language, status, token_number, token_expires_at,
-             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, created_at, updated_at
+             confirmation_sent_at, send_error, submitted_at, decided_at, decided_by, user_id, decision_sent_at,
+             decision_error, decision_number, password_expires_at, created_at, updated_at
          from join_requests where true",
     );
     if let Some(status) = status {
@@ -331,11 +383,17 @@ pub async fn mark_failed(
     Ok(done.rows_affected() == 1)
 }
 
-/// The mail server took the mail that tells of the decision. False if it was noted before.
-pub async fn mark_decision_sent(db: &mut PgConnection, id: Uuid, at: DateTime<Utc>) -> Result<bool, StoreError> {
+/// The mail server took the n-th mail that tells of the decision. False if that is not the present one, or it was noted before.
+pub async fn mark_decision_sent(
+    db: &mut PgConnection,
+    (id, number): (Uuid, u32),
+    at: DateTime<Utc>,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "update join_requests set decision_sent_at = $2 where id = $1 and decided_at is not null and decision_sent_at is null",
+        "update join_requests set decision_sent_at = $3, decision_error = null
+         where id = $1 and decision_number = $2 and decided_at is not null and decision_sent_at is null",
         id,
+        number.cast_signed(),
         at
     )
     .execute(db)
@@ -343,25 +401,48 @@ pub async fn mark_decision_sent(db: &mut PgConnection, id: Uuid, at: DateTime<Ut
     Ok(done.rows_affected() == 1)
 }
 
+/// There will be no n-th mail that tells of the decision. False if that is not the present one, with the token of this hash if it has
+/// one, or it was sent.
+pub async fn mark_decision_failed(
+    db: &mut PgConnection,
+    (id, number): (Uuid, u32),
+    password_token: Option<[u8; 32]>,
+    error: &str,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update join_requests set decision_error = $4
+         where id = $1 and decision_number = $2 and password_hash is not distinct from $3 and decided_at is not null
+           and decision_sent_at is null",
+        id,
+        number.cast_signed(),
+        password_token.as_ref().map(<[u8; 32]>::as_slice),
+        error
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// JOIN-6: deletes requests that nobody has confirmed, and that were renewed or made no later than `before`; at most so many. Whose
-/// link is still good stays.
+/// link is still good stays. Answers how many tokens each had.
 pub async fn delete_unconfirmed(
     db: &mut PgConnection,
     (before, now): (DateTime<Utc>, DateTime<Utc>),
     limit: i64,
-) -> Result<Vec<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Vec<(Uuid, u32)>, StoreError> {
+    let rows = sqlx::query!(
         "delete from join_requests where id in (
              select id from join_requests
              where status = 'pending_confirmation' and created_at <= $1 and updated_at <= $1 and token_expires_at <= $2
              order by created_at limit $3 for update skip locked)
-         returning id",
+         returning id, token_number",
         before,
         now,
         limit
     )
     .fetch_all(db)
-    .await?)
+    .await?;
+    rows.into_iter().map(|row| Ok((row.id, count("join_requests.token_number", row.token_number)?))).collect()
 }
 
 #[cfg(test)]
@@ -504,7 +585,8 @@ mod tests {
                 }
                 Call::DeleteUnconfirmed => {
                     let before = now - Duration::days(2);
-                    let mut gone = delete_unconfirmed(tx, (before, now), 100).await.unwrap();
+                    let gone = delete_unconfirmed(tx, (before, now), 100).await.unwrap();
+                    let mut gone: Vec<Uuid> = gone.into_iter().map(|(id, _)| id).collect();
                     gone.sort_unstable();
                     let mut expected = Vec::new();
                     for request in requests.iter_mut().filter(|r| !r.deleted) {
@@ -567,5 +649,25 @@ mod tests {
         let mut numbers: Vec<u32> = made.iter().map(|request| request.token_number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    /// JOIN-5, VAULT-4: what is no hash is stored nowhere, and a link has an end.
+    #[tokio::test]
+    async fn the_database_refuses_half_a_link() {
+        let database = TestDatabase::new().await;
+        let acme = database.organization("acme").await;
+        for (change, constraint) in [
+            ("token_hash = 'short'", "join_requests_hashes_check"),
+            ("used_token_hash = 'short'", "join_requests_hashes_check"),
+            ("password_expires_at = now()", "join_requests_password_expires_at_check"),
+            ("decision_number = 0", "join_requests_decision_number_check"),
+            ("decision_error = 'no'", "join_requests_decision_error_check"),
+        ] {
+            let mut tx = tenant::begin(&database.pool, &acme).await.unwrap();
+            submit(&mut tx, &new(0), hash(0), acme.created_at).await.unwrap();
+            let change = sqlx::AssertSqlSafe(format!("update join_requests set {change}"));
+            let refused = sqlx::query(change).execute(&mut *tx).await.unwrap_err();
+            assert_eq!(refused.as_database_error().and_then(|error| error.constraint()), Some(constraint));
+        }
     }
 }

@@ -29,7 +29,7 @@ pub enum Changed {
     LastAdmin,
 }
 
-/// Makes the person a member. False if they are one already; then nothing changes. Only a customer has a company, and every
+/// Makes the person a member, also one who was one before. False if they are one already; then nothing changes. Only a customer has a company, and every
 /// customer has one.
 pub async fn add(
     db: &mut PgConnection,
@@ -63,6 +63,49 @@ pub async fn add(
     Ok(done.rows_affected() == 1)
 }
 
+/// What became of somebody who lets themselves in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetIn {
+    Came,
+    /// They were a member before.
+    Was,
+    /// Somebody took them out: only an admin lets them in again.
+    Ended,
+}
+
+/// Makes somebody a member, with the role `user`, who was none before. Until the transaction ends nobody takes them out: whoever does
+/// so at the same moment is first, or waits.
+pub async fn let_in(
+    db: &mut PgConnection,
+    organization_id: Uuid,
+    user_id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<LetIn, StoreError> {
+    let done = sqlx::query!(
+        "insert into public.organization_members (organization_id, user_id, role, created_at, updated_at)
+         values ($1, $2, 'user', $3, $3)
+         on conflict (organization_id, user_id) do nothing",
+        organization_id,
+        user_id,
+        now
+    )
+    .execute(&mut *db)
+    .await?;
+    if done.rows_affected() == 1 {
+        return Ok(LetIn::Came);
+    }
+    let standing = sqlx::query_scalar!(
+        "select organization_id from public.organization_members
+         where organization_id = $1 and user_id = $2 and ended_at is null
+         for share",
+        organization_id,
+        user_id
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(if standing.is_some() { LetIn::Was } else { LetIn::Ended })
+}
+
 pub async fn find(
     db: &mut PgConnection,
     organization_id: Uuid,
@@ -71,6 +114,27 @@ pub async fn find(
     let row = sqlx::query!(
         "select role, company_id, created_at from public.organization_members
          where organization_id = $1 and user_id = $2 and ended_at is null",
+        organization_id,
+        user_id
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| {
+        let role = stored("organization_members.role", &row.role)?;
+        Ok(Membership { organization_id, user_id, role, company_id: row.company_id, created_at: row.created_at })
+    })
+    .transpose()
+}
+
+/// As [`find`], and nobody ends or changes the membership until this transaction ends.
+pub async fn lock(
+    db: &mut PgConnection,
+    organization_id: Uuid,
+    user_id: Uuid,
+) -> Result<Option<Membership>, StoreError> {
+    let row = sqlx::query!(
+        "select role, company_id, created_at from public.organization_members
+         where organization_id = $1 and user_id = $2 and ended_at is null for no key update",
         organization_id,
         user_id
     )
@@ -96,11 +160,14 @@ pub async fn has_ended(db: &mut PgConnection, organization_id: Uuid, user_id: Uu
     .await?)
 }
 
-/// Where the person is a member, in the order in which they joined.
+/// Where the person may sign in, in the order in which they joined: where they are a member, and as long as their address is not
+/// proved only where the account was made.
 pub async fn of_user(db: &mut PgConnection, user_id: Uuid) -> Result<Vec<(Membership, Organization)>, StoreError> {
     let rows = sqlx::query!(
-        "select organization_id, role, company_id, created_at from public.organization_members
-         where user_id = $1 and ended_at is null order by created_at, organization_id",
+        "select m.organization_id, m.role, m.company_id, m.created_at
+         from public.organization_members m join public.users u on u.id = m.user_id
+         where m.user_id = $1 and m.ended_at is null and (u.confirmed_at is not null or u.made_in = m.organization_id)
+         order by m.created_at, m.organization_id",
         user_id
     )
     .fetch_all(&mut *db)

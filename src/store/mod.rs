@@ -1,27 +1,43 @@
 //! SQL: free functions on `&mut PgConnection`, a file per table family.
 //!
-//! `organizations`, `api_keys`, `idempotency`, `users`, `memberships`, `sessions`, `sign_in_tries` and `usage` are the control plane
-//! in schema `public` and take any connection of the program's own role. The rest are an organization's own tables: their names are
+//! `organizations`, `api_keys`, `dead_letters`, `idempotency`, `users`, `memberships`, `sessions`, `sign_in_tries` and `usage` are the
+//! control plane in schema `public` and take any connection of the program's own role. The rest are an organization's own tables: their names are
 //! unqualified and resolve in a [`crate::tenant::TenantTx`] only.
 
 pub mod api_keys;
+pub mod asset_transactions;
+pub mod assets;
 pub mod companies;
 pub mod conversations;
+pub mod dead_letters;
 pub mod deliveries;
+pub mod employees;
 pub mod events;
 pub mod feed;
+pub mod from_source;
 pub mod idempotency;
+pub mod integrations;
 pub mod invitations;
 pub mod invoices;
 pub mod join_requests;
+pub mod locations;
 pub mod memberships;
+pub mod notification_rules;
 pub mod organizations;
+pub mod overdue_workflows;
 pub mod reminders;
 pub mod sessions;
 pub mod sign_in_tries;
+pub mod slack_people;
+pub mod subjects;
+pub mod sync_runs;
 pub mod tasks;
+pub mod tokens;
 pub mod usage;
 pub mod users;
+pub mod webhook_deliveries;
+pub mod workflow_templates;
+pub mod workflows;
 pub mod workspaces;
 
 use std::{fmt::Display, str::FromStr};
@@ -29,7 +45,7 @@ use std::{fmt::Display, str::FromStr};
 use uuid::Uuid;
 
 use crate::{
-    domain::{LimitExceeded, invoice::TransitionError},
+    domain::{LimitExceeded, asset, employee, invoice::TransitionError},
     vault::{Place, Vault, VaultError},
 };
 
@@ -41,6 +57,12 @@ pub enum StoreError {
     Conflict { field: &'static str, message: String },
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// An asset is not where it could be done.
+    #[error(transparent)]
+    Asset(#[from] asset::Refusal),
+    /// An employee does not stand so that it could be done.
+    #[error(transparent)]
+    Employee(#[from] employee::Refusal),
     #[error("there is no {what} with id {id}")]
     NotFound { what: &'static str, id: Uuid },
     /// A row that this version of the program does not understand; newer program, or a change by hand.
@@ -116,4 +138,9 @@ fn stored<T: FromStr<Err: Display>>(column: &'static str, text: &str) -> Result<
 /// A count that is never negative, stored as `integer`.
 fn count(column: &'static str, value: i32) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| StoreError::Stored { column, reason: format!("is negative: {value}") })
+}
+
+/// What comes after all texts that begin with `start`, compared byte by byte: for a prefix as a range of an index.
+fn prefix_end(start: &str) -> String {
+    format!("{start}\u{10FFFF}")
 }

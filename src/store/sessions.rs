@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{StoreError, stored};
-use crate::domain::Role;
+use crate::domain::{PasswordHash, Role};
 
 /// What refresh tokens begin with, so that one is recognised where it should not be.
 const LEAD: &str = "brt_";
@@ -80,6 +80,37 @@ pub async fn begin(
     issue(db, (session_id, user_id, organization_id), now, lasts).await
 }
 
+/// As [`begin`], for somebody who has shown this password. `None` if it is no longer theirs, or sign-in no longer opens the organization
+/// to them. Whoever changes either at the same moment is first, or waits until the transaction ends and then finds the session.
+pub async fn begin_signed_in(
+    db: &mut PgConnection,
+    (organization_id, user_id): (Uuid, Uuid),
+    password: &PasswordHash,
+    now: DateTime<Utc>,
+    lasts: Duration,
+) -> Result<Option<Refresh>, StoreError> {
+    let session_id = Uuid::now_v7();
+    let begun = sqlx::query!(
+        "insert into public.sessions (id, user_id, organization_id, created_at)
+         select $1::uuid, u.id, m.organization_id, $5::timestamptz
+         from public.users u join public.organization_members m on m.user_id = u.id
+         where u.id = $2 and m.organization_id = $3 and u.password_hash = $4 and m.ended_at is null
+           and (u.confirmed_at is not null or u.made_in = m.organization_id)
+         for share of m, u",
+        session_id,
+        user_id,
+        organization_id,
+        password.as_str(),
+        now
+    )
+    .execute(&mut *db)
+    .await?;
+    if begun.rows_affected() == 0 {
+        return Ok(None);
+    }
+    issue(db, (session_id, user_id, organization_id), now, lasts).await.map(Some)
+}
+
 /// 32 random bytes in base64url.
 async fn issue(
     db: &mut PgConnection,
@@ -142,15 +173,16 @@ pub async fn rotate(
     Ok(if found.ended_at.is_some() { Rotated::Ended } else { Rotated::Expired })
 }
 
-/// The organization that the token's session is in, whatever the token is still good for.
-pub async fn organization_of(db: &mut PgConnection, token: &SecretString) -> Result<Option<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!(
-        "select s.organization_id from public.refresh_tokens t join public.sessions s on s.id = t.session_id
+/// The token's session, and the organization that it is in, whatever the token is still good for.
+pub async fn of_token(db: &mut PgConnection, token: &SecretString) -> Result<Option<(Uuid, Uuid)>, StoreError> {
+    let row = sqlx::query!(
+        "select s.id, s.organization_id from public.refresh_tokens t join public.sessions s on s.id = t.session_id
          where t.token_hash = $1",
         hash(token)
     )
     .fetch_optional(db)
-    .await?)
+    .await?;
+    Ok(row.map(|row| (row.id, row.organization_id)))
 }
 
 /// A session and the membership that it rests on, as they are now.
@@ -254,5 +286,11 @@ pub async fn prune(db: &mut PgConnection, before: DateTime<Utc>) -> Result<u64, 
     )
     .execute(&mut *db)
     .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets tokens that expired before then, of sessions that go on. Answers how many.
+pub async fn prune_tokens(db: &mut PgConnection, before: DateTime<Utc>) -> Result<u64, StoreError> {
+    let done = sqlx::query!("delete from public.refresh_tokens where expires_at < $1", before).execute(db).await?;
     Ok(done.rows_affected())
 }

@@ -35,10 +35,21 @@ impl TryFrom<Row> for User {
 
 /// Stores a person. A conflict on `email` if the address, in whatever case, is somebody's already; the transaction goes on.
 pub async fn create(db: &mut PgConnection, new: &NewUser, now: DateTime<Utc>) -> Result<User, StoreError> {
+    create_in(db, new, None, now).await
+}
+
+/// As [`create`], by an organization: until the address is proved, sign-in opens no other.
+pub async fn create_in(
+    db: &mut PgConnection,
+    new: &NewUser,
+    made_in: Option<Uuid>,
+    now: DateTime<Utc>,
+) -> Result<User, StoreError> {
     let id = Uuid::now_v7();
     let done = sqlx::query!(
-        "insert into public.users (id, email, email_key, name, language, password_hash, confirmed_at, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+        "insert into public.users
+             (id, email, email_key, name, language, password_hash, confirmed_at, made_in, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
          on conflict (email_key) do nothing",
         id,
         new.email.as_str(),
@@ -47,6 +58,7 @@ pub async fn create(db: &mut PgConnection, new: &NewUser, now: DateTime<Utc>) ->
         new.language.as_str(),
         new.password.as_ref().map(PasswordHash::as_str),
         new.confirmed_at,
+        made_in,
         now
     )
     .execute(db)
@@ -111,11 +123,18 @@ pub async fn change(
     row.map(User::try_from).transpose()
 }
 
-/// Notes that the address was proved to be the person's. The first time counts; false if it was before.
-pub async fn confirm(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<bool, StoreError> {
+/// The address is proved to be the person's. The first time counts, and leaves `password` as the only one: what was there before,
+/// somebody else may have set. False if it was proved before; then nothing changes.
+pub async fn prove(
+    db: &mut PgConnection,
+    id: Uuid,
+    password: Option<&PasswordHash>,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "update public.users set confirmed_at = $2, updated_at = $2 where id = $1 and confirmed_at is null",
+        "update public.users set confirmed_at = $3, password_hash = $2, updated_at = $3 where id = $1 and confirmed_at is null",
         id,
+        password.map(PasswordHash::as_str),
         now
     )
     .execute(db)

@@ -143,11 +143,11 @@ async fn applied_count(db: &mut PgConnection, schema: &str) -> sqlx::Result<usiz
 pub(super) async fn grant(db: &mut PgConnection, schema: &str, role: &str) -> sqlx::Result<()> {
     super::roles::admit(db, role).await?;
     let (schema, role) = (quote(schema), quote(role));
-    // The activity log only grows, and which migrations ran is none of the tenant's business.
+    // The activity log and the history of assets only grow, and which migrations ran is none of the tenant's business.
     let grants = format!(
         "grant usage on schema {schema} to {role};
          grant select, insert, update, delete on all tables in schema {schema} to {role};
-         revoke update, delete on {schema}.events from {role};
+         revoke update, delete on {schema}.events, {schema}.asset_transactions from {role};
          revoke all on {schema}._sqlx_migrations from {role}"
     );
     db.execute(AssertSqlSafe(grants)).await?;

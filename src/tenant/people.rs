@@ -4,17 +4,18 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::TenantTx;
 use crate::{
-    domain::{Organization, Role},
+    domain::{Organization, PasswordHash, Role},
     store::{
         StoreError, companies,
         events::{self, NewEvent},
-        memberships::{self, Changed},
+        memberships::{self, Changed, Membership},
         sessions::{self, EndReason},
+        users,
     },
 };
 
@@ -92,6 +93,62 @@ pub async fn end_membership(
     Ok(tx)
 }
 
+/// AUTH-1: the person has shown that the address is theirs. The first time counts: whatever password was set before, and every sign-in
+/// that came of it, somebody else may have made. They end, and `password` is the one from now on. False if the address was proved
+/// before; then nothing changes.
+///
+/// Call it after what locks a membership: that is the order in which a member is removed.
+pub async fn prove_address(
+    db: &mut PgConnection,
+    user_id: Uuid,
+    password: Option<&PasswordHash>,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let first = users::prove(db, user_id, password, now).await?;
+    if first {
+        sessions::end_all(db, user_id, (None, None), EndReason::PasswordChanged, now).await?;
+    }
+    Ok(first)
+}
+
+/// AUTH-1: the operator vouches that the account's address is the person's. A member stays what they are, and `password` is theirs from
+/// now on; refused if the address was proved before. Anybody else joins; false if they have a password of their own.
+pub async fn vouch(
+    mut tx: Transaction<'static, Postgres>,
+    organization: &Organization,
+    (user_id, password): (Uuid, &PasswordHash),
+    (role, company_id): (Role, Option<Uuid>),
+    (actor, now): (&str, DateTime<Utc>),
+) -> Result<(TenantTx, Membership, bool), PeopleError> {
+    let member = memberships::lock(&mut tx, organization.id, user_id).await?;
+    let first = prove_address(&mut tx, user_id, Some(password), now).await?;
+    match member {
+        Some(member) if first => Ok((TenantTx::enter(tx, organization).await?, member, true)),
+        Some(_) => Err(PeopleError::MemberAlready),
+        None => {
+            let tx = join(tx, organization, user_id, (role, company_id), (actor, now)).await?;
+            let member = Membership { organization_id: organization.id, user_id, role, company_id, created_at: now };
+            Ok((tx, member, first))
+        }
+    }
+}
+
+/// Whether somebody could have this place: only a customer has a company, one of the organization's. For who has costly work to do
+/// before they [`join`].
+pub async fn check_place(
+    db: &PgPool,
+    organization: &Organization,
+    (role, company_id): (Role, Option<Uuid>),
+) -> Result<(), PeopleError> {
+    fits(role, company_id)?;
+    if company_id.is_some() {
+        let mut tx = super::begin(db, organization).await?;
+        known(&mut tx, company_id).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
 fn fits(role: Role, company_id: Option<Uuid>) -> Result<(), PeopleError> {
     if (role == Role::Customer) == company_id.is_some() { Ok(()) } else { Err(PeopleError::CompanyAndRole) }
 }
@@ -124,12 +181,11 @@ async fn tell(
 #[cfg(test)]
 mod tests {
     use chrono::Duration;
-    use sqlx::PgPool;
 
     use super::*;
     use crate::{
         domain::{Clock, EmailAddress, Language, NewUser},
-        store::{Page, users},
+        store::Page,
         tenant::{self, testing::TestDatabase},
     };
 
@@ -139,7 +195,7 @@ mod tests {
             name: "Anna Ek".to_owned(),
             language: Language::Sv,
             password: None,
-            confirmed_at: None,
+            confirmed_at: Some(now),
         };
         users::create(&mut db.acquire().await.unwrap(), &new, now).await.unwrap().id
     }
@@ -172,9 +228,109 @@ mod tests {
         assert!(matches!(taken, Err(StoreError::Conflict { field: "email", .. })), "{taken:?}");
         let found = users::by_email(&mut tx, &again.email).await.unwrap().unwrap();
         assert_eq!((found.id, found.email.as_str()), (anna, "Anna.Ek@acme.example"));
-        assert!(
-            users::confirm(&mut tx, anna, now).await.unwrap() && !users::confirm(&mut tx, anna, now).await.unwrap()
-        );
+    }
+
+    /// AUTH-1, AUTH-2: who first proves an address has the account to themselves; who proves it again changes nothing.
+    #[tokio::test]
+    async fn the_first_proof_of_an_address_ends_what_was_set_before() {
+        let database = TestDatabase::new().await;
+        let (acme, globex) = (database.organization("acme").await, database.organization("globex").await);
+        let (db, now) = (&database.pool, acme.created_at);
+        let hash = |text: &str| PasswordHash::stored(text.to_owned());
+        let mut connection = db.acquire().await.unwrap();
+        let new = NewUser {
+            email: EmailAddress::parse("ceo@globex.example").unwrap(),
+            name: "Ceo".to_owned(),
+            language: Language::Sv,
+            password: Some(hash("planted")),
+            confirmed_at: None,
+        };
+        let ceo = users::create_in(&mut connection, &new, Some(acme.id), now).await.unwrap().id;
+        add(db, &acme, ceo, Role::User).await.unwrap();
+        add(db, &globex, ceo, Role::Admin).await.unwrap();
+        let lasts = Duration::days(30);
+        let mut begin = async |organization: &Organization, password: &str| {
+            let place = (organization.id, ceo);
+            sessions::begin_signed_in(&mut connection, place, &hash(password), now, lasts).await.unwrap()
+        };
+        let planted = begin(&acme, "planted").await.expect("where the account was made");
+        assert!(begin(&globex, "planted").await.is_none(), "and nowhere else");
+
+        let mut tx = db.begin().await.unwrap();
+        assert!(prove_address(&mut tx, ceo, Some(&hash("mine")), now).await.unwrap());
+        assert!(!prove_address(&mut tx, ceo, Some(&hash("another")), now).await.unwrap());
+        assert_eq!(sessions::standing(&mut tx, planted.session_id).await.unwrap(), None);
+        tx.commit().await.unwrap();
+        for organization in [&acme, &globex] {
+            assert!(begin(organization, "planted").await.is_none() && begin(organization, "another").await.is_none());
+            assert!(begin(organization, "mine").await.is_some());
+        }
+    }
+
+    /// AUTH-1: an organization gave somebody an account, and a password that it may know; the operator lets them in again.
+    #[tokio::test]
+    async fn the_operator_lets_a_member_in_again_with_a_password_of_their_own() {
+        let database = TestDatabase::new().await;
+        let (acme, globex) = (database.organization("acme").await, database.organization("globex").await);
+        let (db, now) = (&database.pool, acme.created_at);
+        let hash = |text: &str| PasswordHash::stored(text.to_owned());
+        let mut connection = db.acquire().await.unwrap();
+        let new = NewUser {
+            email: EmailAddress::parse("bo@acme.example").unwrap(),
+            name: "Bo".to_owned(),
+            language: Language::Sv,
+            password: Some(hash("planted")),
+            confirmed_at: None,
+        };
+        let bo = users::create_in(&mut connection, &new, Some(globex.id), now).await.unwrap().id;
+        add(db, &acme, bo, Role::Developer).await.unwrap();
+        let vouched = async |password: &str| {
+            let told = ("operator", now);
+            vouch(db.begin().await.unwrap(), &acme, (bo, &hash(password)), (Role::User, None), told).await
+        };
+
+        let (tx, member, first) = vouched("mine").await.unwrap();
+        tx.commit().await.unwrap();
+
+        assert_eq!((member.role, first), (Role::Developer, true), "the role stays");
+        assert_eq!(memberships::find(&mut connection, acme.id, bo).await.unwrap(), Some(member));
+        assert!(matches!(vouched("another").await, Err(PeopleError::MemberAlready)), "it is proved already");
+        let place = (acme.id, bo);
+        for (password, lets_in) in [("planted", false), ("another", false), ("mine", true)] {
+            let begun =
+                sessions::begin_signed_in(&mut connection, place, &hash(password), now, Duration::days(30)).await;
+            assert_eq!(begun.unwrap().is_some(), lets_in, "{password}");
+        }
+    }
+
+    /// AUTH-1: whose account it is that nobody has proved, by the migration: theirs who did not take the person out since.
+    #[tokio::test]
+    async fn the_migration_gives_an_account_to_the_first_membership_that_stands() {
+        let database = TestDatabase::new().await;
+        let (acme, globex) = (database.organization("acme").await, database.organization("globex").await);
+        let (db, now) = (&database.pool, acme.created_at);
+        let bo = person(db, "bo@acme.example", now).await;
+        add(db, &acme, bo, Role::User).await.unwrap();
+        add(db, &globex, bo, Role::User).await.unwrap();
+        let mut connection = db.acquire().await.unwrap();
+        for sql in [
+            "update public.organization_members set created_at = created_at - interval '1 day', ended_at = now()
+             where organization_id = $1",
+            "update public.users set confirmed_at = null, made_in = null where $1 is not null",
+        ] {
+            sqlx::query(sql).bind(acme.id).execute(&mut *connection).await.unwrap();
+        }
+
+        let migration = include_str!("../../migrations/platform/0005_accounts.sql");
+        let moves = &migration[migration.find("update public.users").unwrap()..];
+        sqlx::raw_sql(moves).execute(&mut *connection).await.unwrap();
+
+        let made_in: Option<Uuid> = sqlx::query_scalar("select made_in from public.users where id = $1")
+            .bind(bo)
+            .fetch_one(&mut *connection)
+            .await
+            .unwrap();
+        assert_eq!(made_in, Some(globex.id));
     }
 
     /// AUTH-1, EVT-1

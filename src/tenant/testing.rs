@@ -72,6 +72,23 @@ impl TestDatabase {
         super::create(&self.pool, &Clock::system(), new).await.expect("the organization is created")
     }
 
+    /// Waits until a connection to the database waits for another's lock.
+    ///
+    /// # Panics
+    /// When none does within ten seconds.
+    pub async fn until_somebody_waits(&self) {
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        for _ in 0..1_000 {
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&self.pool).await.expect("the database answers");
+            if waiting > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nobody waits for a lock");
+    }
+
     /// Drops the database and its roles. [`Drop`] does the same, blocking; this one tells of errors.
     pub async fn close(mut self) -> sqlx::Result<()> {
         self.open = false;

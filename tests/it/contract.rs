@@ -398,8 +398,12 @@ async fn a_paused_queue_waits_and_a_schedule_runs_by_hand() {
         "platform.expire_trials",
         "platform.prune_idempotency_keys",
         "platform.prune_sign_ins",
+        "platform.tell_dead_letters",
         "workspaces.expire_invitations",
         "membership.expire_requests",
+        "workflows.notify_overdue",
+        "integrations.sweep_due",
+        "integrations.prune_deliveries",
     ];
     assert_eq!(names, shipped);
     assert_eq!(schedules["schedules"][0]["per_tenant"], true);

@@ -11,15 +11,15 @@ use crate::support::{Program, api::World, eventually, free_address, mailbox, ove
 
 /// Everything that was said, by who said it.
 #[derive(Default)]
-struct Said(Vec<(String, String)>);
+pub struct Said(Vec<(String, String)>);
 
 impl Said {
-    fn hear(&mut self, who: impl Into<String>, what: impl Into<String>) {
+    pub fn hear(&mut self, who: impl Into<String>, what: impl Into<String>) {
         self.0.push((who.into(), what.into()));
     }
 
     /// Who said it, with a few words around it.
-    fn who_told(&self, secret: &str) -> Vec<String> {
+    pub fn who_told(&self, secret: &str) -> Vec<String> {
         let around = |text: &str, at: usize| {
             let (from, to) = (text.floor_char_boundary(at.saturating_sub(120)), text.ceil_char_boundary(at + 160));
             text[from..to].to_owned()
@@ -29,7 +29,7 @@ impl Said {
 }
 
 /// Every row of every table of the database, as text.
-async fn every_row(database: &TestDatabase) -> String {
+pub async fn every_row(database: &TestDatabase) -> String {
     sqlx::query_scalar(
         "select string_agg(query_to_xml(format('select to_jsonb(t)::text as row from %I.%I t', table_schema, table_name),
                            false, true, '')::text, E'\\n')

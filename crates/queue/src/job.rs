@@ -185,6 +185,29 @@ impl<A> Ctx<A> {
         }
     }
 
+    /// As [`Ctx::permit`], by the figure that was learned under the key ([`Ctx::learn_rate`]), at most `limit`'s. Answers that figure and,
+    /// where there is no permit, how long to wait for one.
+    pub async fn permit_learned(&self, limit: &RateLimit) -> anyhow::Result<(u32, Option<Duration>)> {
+        Ok(crate::rate::take_learned(&self.pool, limit).await?)
+    }
+
+    /// From now on `to` permits are given under the key in the place of `from`; false if they are others by now, or an operator's.
+    pub async fn learn_rate(&self, key: &str, from: u32, to: u32) -> anyhow::Result<bool> {
+        Ok(crate::rate::learn(&self.pool, key, from, to).await?)
+    }
+
+    /// Whether somebody asked this job to stop. False where [`Ctx::cancelled`] fired because the lease was lost: then another attempt
+    /// goes on.
+    pub async fn is_cancel_requested(&self) -> anyhow::Result<bool> {
+        let asked: Option<bool> =
+            sqlx::query_scalar("select cancel_requested_at is not null from queue.jobs where id = $1 and lease = $2")
+                .bind(self.job.id)
+                .bind(self.lease)
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(asked.unwrap_or_default())
+    }
+
     /// The other side said "not before": no job and no call under this key gets a permit until then.
     pub async fn block_rate(&self, key: &str, wait: Duration) -> anyhow::Result<()> {
         Ok(crate::rate::block(&self.pool, key, wait).await?)

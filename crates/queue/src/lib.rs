@@ -38,7 +38,10 @@ pub use dump::{Change, Dump, Lease, Rules, dump};
 pub use effect::{CallError, Effect, EffectError, Reconciled, Tried};
 pub use enqueue::{Enqueued, NewJob, Unique, enqueue, enqueue_many};
 pub use explain::{Reason, Why, explain};
-pub use inspect::{AttemptError, COUNT_AT_MOST, JobFilter, JobRecord, QueueStats, find, list, queue_stats, states};
+pub use inspect::{
+    AttemptError, COUNT_AT_MOST, DeadLetter, JobFilter, JobRecord, QueueStats, dead_letters, find, list, queue_stats,
+    states,
+};
 pub use job::{Ctx, Job, JobInfo, JobResult, RetryAfter, Verdict};
 pub use ledger::{
     Answered, EffectAnswer, EffectFilter, EffectRecord, EffectState, answer_effect, effect_id, effects, effects_done,

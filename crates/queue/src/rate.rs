@@ -48,6 +48,34 @@ pub(crate) async fn take(db: impl PgExecutor<'_>, limit: &RateLimit) -> sqlx::Re
     Ok(wait.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 86_400.0))))
 }
 
+/// Takes a permit by the figure that was learned under the key, at most `limit`'s; a key without one begins with `limit`'s. Answers the
+/// figure, and as [`take`] does.
+pub(crate) async fn take_learned(db: impl PgExecutor<'_>, limit: &RateLimit) -> sqlx::Result<(u32, Option<Duration>)> {
+    let (figure, wait): (i32, Option<f64>) = sqlx::query_as(
+        "select f.permits, queue.take_permit($1, f.permits, $3)
+         from (select coalesce((select least(permits, $2) from queue.rate_limits where key = $1 and period_s = $3), $2) as permits) f",
+    )
+    .bind(&limit.key)
+    .bind(i32::try_from(limit.permits).unwrap_or(i32::MAX).max(1))
+    .bind(limit.period.as_secs_f64().max(0.001))
+    .fetch_one(db)
+    .await?;
+    Ok((figure.unsigned_abs(), wait.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.001, 86_400.0)))))
+}
+
+/// What was learned under the key: `to` permits in the place of `from`. Whoever comes second with the same `from` changes nothing, and
+/// an operator's figures stand.
+pub(crate) async fn learn(db: impl PgExecutor<'_>, key: &str, from: u32, to: u32) -> sqlx::Result<bool> {
+    let learned =
+        sqlx::query("update queue.rate_limits set permits = $3 where key = $1 and permits = $2 and not fixed")
+            .bind(key)
+            .bind(i32::try_from(from).unwrap_or(i32::MAX))
+            .bind(i32::try_from(to).unwrap_or(i32::MAX).max(1))
+            .execute(db)
+            .await?;
+    Ok(learned.rows_affected() > 0)
+}
+
 /// No permit under the key for this long.
 pub(crate) async fn block(db: impl PgExecutor<'_>, key: &str, wait: Duration) -> sqlx::Result<()> {
     // A key that nobody has used yet has no figures; one per second is replaced by the kind's at its first permit.

@@ -152,4 +152,5 @@ pub async fn run(session: &Session, command: Job, output: Output) -> anyhow::Res
     }
 }
 
+pub use run::{Ran, here, word};
 pub use watch::follow;

@@ -5,13 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backroom_queue::{JobRecord, Outcome};
+use backroom_queue::{JobRecord, NewJob, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Output, Session, Work, exit_code};
 
-pub async fn run(session: &Session, work: Work, output: Output) -> anyhow::Result<ExitCode> {
-    let job = work.into_job(session).await?;
+/// How a job went that was run here.
+pub struct Ran {
+    pub outcome: Outcome,
+    pub record: JobRecord,
+    pub duration: Duration,
+}
+
+/// Runs a job here and now, with a progress bar on a terminal.
+pub async fn here(session: &Session, job: NewJob) -> anyhow::Result<Ran> {
     let app = session.app()?;
     let bar = ProgressBar::new_spinner().with_message(format!("{} {}", job.kind, job.id));
     bar.enable_steady_tick(Duration::from_millis(100));
@@ -32,7 +39,12 @@ pub async fn run(session: &Session, work: Work, output: Output) -> anyhow::Resul
     let duration = began.elapsed();
     bar.finish_and_clear();
     let (outcome, record) = ran?;
+    Ok(Ran { outcome, record, duration })
+}
 
+pub async fn run(session: &Session, work: Work, output: Output) -> anyhow::Result<ExitCode> {
+    let job = work.into_job(session).await?;
+    let Ran { outcome, record, duration } = here(session, job).await?;
     let document = serde_json::json!({
         "id": record.id,
         "kind": record.kind,
@@ -54,7 +66,7 @@ pub async fn run(session: &Session, work: Work, output: Output) -> anyhow::Resul
     })
 }
 
-fn word(outcome: &Outcome) -> &'static str {
+pub fn word(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Completed { .. } => "completed",
         Outcome::Snoozed { .. } => "snoozed",

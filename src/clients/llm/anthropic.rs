@@ -41,9 +41,10 @@ impl Anthropic {
         let reply = options.http.post(&endpoint, &headers, &body).await.map_err(LlmError::Unreachable)?;
         let answer: Answer = accepted(&reply, key, options.clock.now())?;
         let usage = answer.usage.map(|usage| TokenUsage {
-            input: usage.input_tokens
-                + usage.cache_creation_input_tokens.unwrap_or(0)
-                + usage.cache_read_input_tokens.unwrap_or(0),
+            input: usage
+                .input_tokens
+                .saturating_add(usage.cache_creation_input_tokens.unwrap_or(0))
+                .saturating_add(usage.cache_read_input_tokens.unwrap_or(0)),
             output: usage.output_tokens,
         });
         let text = answer.content.into_iter().filter_map(|block| block.text.filter(|_| block.kind == "text")).collect();

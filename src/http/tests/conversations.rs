@@ -356,3 +356,60 @@ async fn in_a_suspended_organization_conversations_can_be_read_only() {
     world.seen_by(&bo, &list).await;
     world.as_(&bo, Method::POST, &list, Some(json!({}))).await.problem(403, "organization-suspended");
 }
+
+/// WORK-7, API-3: a kept answer is only for who could be given it anew.
+#[tokio::test]
+async fn who_is_no_member_any_more_is_told_nothing_twice() {
+    let world = World::new().await;
+    let (anna, bo) = (world.somebody(Role::User).await, world.somebody(Role::User).await);
+    let workspace = world.office(&[&anna, &bo]).await;
+    let list = format!("/api/v1/workspaces/{workspace}/conversations");
+    let conversation = world.created(&anna, &list, json!({"message": "Lunch?"})).await["id"].clone();
+    let messages = format!("/api/v1/conversations/{}/messages", conversation.as_str().unwrap());
+    let tasks = format!("/api/v1/workspaces/{workspace}/tasks");
+    let asked = [
+        (list.as_str(), json!({"message": "Secret"})),
+        (messages.as_str(), json!({"body": "Secret"})),
+        (tasks.as_str(), json!({"title": "Secret"})),
+    ];
+    let send = async |(path, body): &(&str, Value)| {
+        let request = request(Method::POST, path, &bo.token, &[("idempotency-key", path)], Some(body.clone()));
+        world.send(request).await
+    };
+    for question in &asked {
+        assert_eq!(send(question).await.status, StatusCode::CREATED);
+        assert_eq!(send(question).await.status, StatusCode::CREATED, "a replay");
+    }
+    let removed = format!("/api/v1/workspaces/{workspace}/members/{}", bo.id);
+    assert!(world.as_(&anna, Method::DELETE, &removed, None).await.status.is_success());
+    for question in &asked {
+        let answer = send(question).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{}: {}", question.0, answer.text);
+        assert!(!answer.text.contains("Secret"));
+    }
+}
+
+/// WORK-7: ids come from several nodes, each with its own clock; a conversation is read in the order in which it was written.
+#[tokio::test]
+async fn messages_are_paged_by_their_positions() {
+    let world = World::new().await;
+    let anna = world.somebody(Role::User).await;
+    let workspace = world.office(&[&anna]).await;
+    let list = format!("/api/v1/workspaces/{workspace}/conversations");
+    let id = world.created(&anna, &list, json!({"message": "1"})).await["id"].as_str().unwrap().to_owned();
+    let messages = format!("/api/v1/conversations/{id}/messages");
+    for n in 2..=5 {
+        world.created(&anna, &messages, json!({"body": n.to_string()})).await;
+    }
+    // The second one's node was an hour behind.
+    let sql = "update org_acme.messages set id = '00000000-0000-7000-8000-000000000001' where position = 2";
+    sqlx::query(sql).execute(&world.app.db).await.unwrap();
+    let (mut read, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = world.seen_by(&anna, &format!("{messages}?limit=2{cursor}")).await;
+        read.extend(page["messages"].as_array().unwrap().iter().map(|m| m["body"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(read, ["1", "2", "3", "4", "5"]);
+}

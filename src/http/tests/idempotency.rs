@@ -85,3 +85,33 @@ async fn an_organization_is_created_once_per_key_also_when_asked_for_at_once() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(rename("hidden", "body"))).execute(&world.app.db).await.unwrap();
     assert_eq!(create("new-3", globex).await.status, StatusCode::CREATED);
 }
+
+/// API-3, AUTH-2: a body may hold a password; whoever reads the table alone cannot try passwords against what is kept of it.
+#[tokio::test]
+async fn what_is_kept_of_a_request_cannot_be_made_without_the_vault_s_key() {
+    use sha2::{Digest, Sha256};
+
+    let world = World::new().await;
+    let body = json!({"email": "bo@acme.example", "name": "Bo", "role": "user", "password": "correct horse battery"});
+    let made = world.post_with("/api/v1/members", &[("idempotency-key", "k")], body.clone()).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let kept: Vec<u8> =
+        sqlx::query_scalar("select fingerprint from public.idempotency_keys").fetch_one(&world.app.db).await.unwrap();
+    let guess = Sha256::digest(format!("POST\0/api/v1/members\0\0{body}"));
+    assert_eq!(kept.len(), guess.len());
+    assert_ne!(kept, guess.to_vec());
+}
+
+/// API-3, AUTH-3: a program cannot write a key that is a person's.
+#[tokio::test]
+async fn a_program_s_key_that_looks_like_a_person_s_is_its_own() {
+    let world = World::new().await;
+    let anna = person_of(&world.app, &world.acme, Role::Admin, None).await;
+    let body = json!({"email": "bo@acme.example", "name": "Bo", "role": "user"});
+    let forged = format!("{} k", anna.id);
+    let program = world.post_with("/api/v1/members", &[("idempotency-key", &forged)], body.clone()).await;
+    assert_eq!(program.status, StatusCode::CREATED, "{}", program.text);
+    let key = [("idempotency-key", "k")];
+    let annas = world.send(request(Method::POST, "/api/v1/members", &anna.token, &key, Some(body))).await;
+    assert_eq!(annas.problem(409, "conflict"), ["email taken"], "worked on, not answered with another's answer");
+}

@@ -147,3 +147,21 @@ async fn an_organization_cannot_enqueue_the_platforms_own_kinds() {
     let near = world.post("/api/v1/jobs", json!({"kind": "platform.expire_trial"})).await;
     assert!(!near.text.contains("platform.expire_trials"), "{}", near.text);
 }
+
+/// JOIN-5, WORK-4: a mail with a secret link is the product's to send; nobody takes its place with a job of their own.
+#[tokio::test]
+async fn nobody_enqueues_the_mail_of_a_secret_link() {
+    let world = World::new().await;
+    let id = Uuid::now_v7();
+    for (kind, args) in [
+        ("membership.send_decision", json!({"request_id": id})),
+        ("membership.send_confirmation", json!({"request_id": id, "token": format!("acme.{}", "A".repeat(43))})),
+        ("workspaces.send_invitation", json!({"invitation_id": id, "token": format!("acme.{}", "A".repeat(43))})),
+    ] {
+        let job = json!({"kind": kind, "args": args});
+        assert_eq!(world.post("/api/v1/jobs", job.clone()).await.problem(422, "validation"), ["kind not_allowed"]);
+        let many = world.post("/api/v1/jobs/bulk", json!({"jobs": [job]})).await;
+        assert_eq!(many.problem(422, "validation"), ["jobs[0].kind not_allowed"]);
+    }
+    assert_eq!(world.jobs_stored().await, 0);
+}

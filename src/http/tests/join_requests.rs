@@ -409,3 +409,58 @@ async fn somebody_who_has_an_account_is_let_in_with_it() {
     assert_eq!(users::by_id(&mut db, bo).await.unwrap().unwrap().name, "Anna Ek", "the account's own name");
     assert!(memberships::find(&mut db, world.acme.id, bo).await.unwrap().is_some());
 }
+
+/// JOIN-5: staff sees whether the decision arrived, and tells it again; the page of the new link sets the password.
+#[tokio::test]
+async fn staff_tells_a_decision_again() {
+    let world = world().await;
+    let page = world.asked_to_join(anna()).await;
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
+    world.decide_on(&id, "resend").await.problem(409, "conflict");
+    world.press_on(&page, "").await;
+    let approved = world.decide_on(&id, "approve").await.json();
+    assert_eq!((&approved["decision_sent_at"], &approved["decision_error"]), (&Value::Null, &Value::Null));
+    assert_eq!(approved["choose_password_by"], json!(monday() + Duration::days(7)));
+    world.mail_out().await;
+    assert_eq!(world.join_requests().await[0]["decision_sent_at"], json!(monday()));
+    let old = world.page_in_latest_mail();
+    world.app.clock.advance(Duration::days(7));
+    assert_eq!(world.see(&old).await.status, StatusCode::GONE);
+
+    let again = world.decide_on(&id, "resend").await;
+    assert_eq!((again.status, &again.json()["decision_sent_at"]), (StatusCode::OK, &Value::Null), "{}", again.text);
+    world.mail_out().await;
+    let new = world.page_in_latest_mail();
+    assert_eq!(world.see(&old).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.press_on(&new, "password=en+ganska+lang+mening").await.status, StatusCode::OK);
+    assert_eq!(world.join_requests().await[0]["choose_password_by"], Value::Null);
+
+    // Now there is a password: told once more, there is no link.
+    assert_eq!(world.decide_on(&id, "resend").await.status, StatusCode::OK);
+    world.mail_out().await;
+    let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap().text.unwrap();
+    assert!(!mail.contains("/join-requests/"), "{mail}");
+    let user = world.join_requests().await[0]["user_id"].as_str().unwrap().to_owned();
+    let removed = super::request(Method::DELETE, &format!("/api/v1/members/{user}"), &world.key, &[], None);
+    assert_eq!(world.send(removed).await.status, StatusCode::NO_CONTENT);
+    world.decide_on(&id, "resend").await.problem(409, "conflict");
+    world.decide_on(&Uuid::now_v7().to_string(), "resend").await.problem(404, "not-found");
+}
+
+/// JOIN-5: of two links to choose a password by, the second says that there is one.
+#[tokio::test]
+async fn a_second_link_does_not_say_that_the_password_is_saved() {
+    let world = world().await;
+    let page = world.asked_to_join(anna()).await;
+    world.press_on(&page, "").await;
+    let id = world.join_requests().await[0]["id"].as_str().unwrap().to_owned();
+    world.decide_on(&id, "approve").await;
+    world.mail_out().await;
+    let link = world.page_in_latest_mail();
+    let set = "update public.users set password_hash = 'chosen elsewhere' where email_key = 'anna@example.se'";
+    sqlx::query(set).execute(&world.app.db).await.unwrap();
+    for answer in [world.press_on(&link, "password=en+ganska+lang+mening").await, world.see(&link).await] {
+        assert_eq!(answer.status, StatusCode::GONE, "{}", answer.text);
+        assert!(answer.text.contains("Du har redan ett lösenord"), "{}", answer.text);
+    }
+}

@@ -87,8 +87,10 @@ async fn another_role_and_a_removal_count_at_once() {
 #[tokio::test]
 async fn a_key_makes_no_member_that_may_do_more_than_the_key() {
     let world = World::new().await;
-    let narrow =
-        key_of(&world.app, &world.acme, &[Scope::MembersWrite, Scope::MembersRead, Scope::OrganizationRead]).await;
+    // With what everybody with the role `user` reads.
+    let scopes =
+        [Scope::MembersWrite, Scope::MembersRead, Scope::OrganizationRead, Scope::AssetsRead, Scope::WorkflowsRead];
+    let narrow = key_of(&world.app, &world.acme, &scopes).await;
     let add = async |role: &str| {
         let body = json!({"email": format!("{role}@acme.example"), "name": "N", "role": role});
         world.send(request(Method::POST, "/api/v1/members", &narrow, &[], Some(body))).await
@@ -150,4 +152,80 @@ async fn a_person_changes_their_own_name_and_language() {
     );
     assert_eq!(change(json!({"name": "Bo\r\nX: y"})).await.problem(422, "validation"), ["name invalid"]);
     assert_eq!(change(json!({"email": "b@c.example"})).await.problem(422, "validation"), ["email unknown_field"]);
+}
+
+/// AUTH-1, AUTH-5: a password is hashed for a new person in a place that they can have, and for nobody else.
+#[tokio::test]
+async fn nothing_is_hashed_for_a_member_that_will_not_be_made() {
+    let world = World::new().await;
+    let anna = account(&world.app, "anna@globex.example", None).await;
+    join(&world.app, &world.acme, anna, Role::User, None).await;
+    let bo = account(&world.app, "bo@globex.example", None).await;
+    let company = world.company().await;
+    let hashing = world.app.hashing();
+    let turns = u32::try_from(hashing.available_permits()).unwrap();
+    let _all = hashing.acquire_many(turns).await.unwrap();
+    let add = async |body: Value| {
+        let mut body = body;
+        body["password"] = json!("correct horse battery");
+        let answer = world.post("/api/v1/members", body);
+        tokio::time::timeout(std::time::Duration::from_secs(20), answer).await.expect("it waits for a turn to hash")
+    };
+    let known = add(json!({"email": "anna@globex.example", "role": "user"})).await;
+    assert_eq!(known.problem(409, "conflict"), ["email taken"]);
+    let elsewhere = add(json!({"email": "bo@globex.example", "name": "N", "role": "user"})).await;
+    assert_eq!((elsewhere.status, &elsewhere.json()["id"]), (StatusCode::CREATED, &json!(bo)));
+    for (body, fields) in [
+        (json!({"email": "x@y.example", "name": "N", "role": "customer"}), ["company_id invalid"]),
+        (json!({"email": "x@y.example", "name": "N", "role": "user", "company_id": company}), ["company_id invalid"]),
+        (
+            json!({"email": "x@y.example", "name": "N", "role": "customer", "company_id": Uuid::now_v7()}),
+            ["company_id unknown"],
+        ),
+        (json!({"email": "x@y.example", "role": "user"}), ["name required"]),
+    ] {
+        assert_eq!(add(body.clone()).await.problem(422, "validation"), fields, "{body}");
+    }
+}
+
+/// AUTH-5: who waits for a turn to hash keeps no connection from the others.
+#[tokio::test]
+async fn changes_of_passwords_that_wait_for_their_turn_hold_no_connections() {
+    use std::time::Duration;
+
+    use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+
+    let world = World::with(&[("BACKROOM__HTTP__PROXIES", "1")]).await;
+    let anna = account(&world.app, "anna@acme.example", Some("correct horse battery")).await;
+    join(&world.app, &world.acme, anna, Role::User, None).await;
+    let body = json!({"email": "anna@acme.example", "password": "correct horse battery"});
+    let signed_in = world.send(request(Method::POST, "/api/v1/sign-in", "", &[], Some(body))).await.json();
+    let token = signed_in["access_token"].as_str().unwrap();
+    let hashing = world.app.hashing();
+    let turns = u32::try_from(hashing.available_permits()).unwrap();
+    let all = hashing.acquire_many(turns).await.unwrap();
+    let change = async |host: usize| {
+        let network = format!("203.0.113.{host}");
+        let headers = [("x-forwarded-for", network.as_str()), ("idempotency-key", network.as_str())];
+        let body = json!({"old_password": "correct horse battery", "new_password": "a much better one"});
+        world.send(request(Method::POST, "/api/v1/me/password", token, &headers, Some(body))).await
+    };
+    // More than there are connections.
+    let mut changes: FuturesUnordered<_> = (0..12).map(change).collect();
+    let others = async {
+        for _ in 0..100 {
+            assert_eq!(world.get("/api/v1/members").await.status, StatusCode::OK);
+        }
+    };
+    let others = tokio::time::timeout(Duration::from_secs(60), others);
+    let mut others = std::pin::pin!(others.fuse());
+    futures::select_biased! {
+        answer = changes.select_next_some() => panic!("hashed without a turn: {}", answer.text),
+        finished = others => finished.expect("the connections are all taken"),
+    }
+
+    drop(all);
+    let answers: Vec<_> = changes.collect().await;
+    let changed = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
+    assert_eq!(changed, 1, "of many at once one changes it");
 }

@@ -245,6 +245,9 @@ async fn a_customer_sees_their_own_company_s_records_and_no_notes_about_them() {
     assert_eq!((&invoice["reminder_error"], &invoice["company_id"]), (&Value::Null, &json!(own)));
     get(&customer.token, &format!("/api/v1/invoices/{}", invoices[1])).await.problem(404, "not-found");
 
+    let made = async |path: &str, body: Value| world.post(path, body).await.header("location").to_owned();
+    let employee = made("/api/v1/employees", json!({"first_name": "Anna", "phone": "08-1"})).await;
+    let asset = made("/api/v1/assets", json!({"name": "Laptop", "cost": "1.00"})).await;
     for (role, field) in Role::ALL.iter().flat_map(|role| Field::ALL.map(|field| (*role, field))) {
         if policy::reach(role, Action::BillingRead) != Reach::All {
             continue;
@@ -253,6 +256,8 @@ async fn a_customer_sees_their_own_company_s_records_and_no_notes_about_them() {
         let (path, pointer) = match field {
             Field::ContactNotes => (format!("/api/v1/companies/{own}"), "/contact/notes"),
             Field::ReminderError => (format!("/api/v1/invoices/{}", invoices[0]), "/reminder_error"),
+            Field::EmployeePrivate => (employee.clone(), "/phone"),
+            Field::AssetCost => (asset.clone(), "/cost"),
         };
         let shown = get(&someone.token, &path).await.json();
         let seen = shown.pointer(pointer).is_some_and(Value::is_string);

@@ -380,3 +380,176 @@ async fn tokens_outlive_a_rotation_of_the_keys() {
     config.sign_in.token_keys = vec![old.clone().into(), old.into()];
     assert!(App::with_pool(config, before.app.db.clone(), before.app.clock.clone()).is_err());
 }
+
+/// AUTH-1, AUTH-2: an account that one organization made is no way into another before its owner has shown whose address it is; and
+/// then it is theirs alone.
+#[tokio::test]
+async fn whoever_made_an_account_for_a_stranger_s_address_does_not_get_in_where_the_stranger_does() {
+    let (world, _, _) = world(&[]).await;
+    let globex = world._database.organization("globex").await;
+    let boss = person_of(&world.app, &globex, Role::Admin, None).await;
+    let planted = "what the attacker knows";
+    let made = json!({"email": "ceo@globex.example", "name": "Ceo", "role": "user", "password": planted});
+    let made = world.post("/api/v1/members", made).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let sign_in = async |organization: Option<&str>, password: &str| {
+        let mut body = json!({"email": "ceo@globex.example", "password": password});
+        if let Some(organization) = organization {
+            body["organization"] = json!(organization);
+        }
+        world.send(request(Method::POST, "/api/v1/sign-in", "", &[], Some(body))).await
+    };
+    let by_boss = async |path: &str, body: Value| {
+        let answer = world.send(request(Method::POST, path, &boss.token, &[], Some(body))).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    by_boss("/api/v1/members", json!({"email": "ceo@globex.example", "role": "admin"})).await;
+
+    sign_in(Some("globex"), planted).await.problem(403, "forbidden");
+    let inside = sign_in(None, planted).await;
+    assert_eq!((inside.status, &inside.json()["organization"]), (StatusCode::OK, &json!("acme")), "{}", inside.text);
+    let inside = inside.json();
+    let me = world.me(text(&inside, "access_token")).await.json();
+    assert_eq!(me["memberships"].as_array().unwrap().len(), 1, "nor does it tell where: {me}");
+
+    let workspace = by_boss("/api/v1/workspaces", json!({"name": "Board"})).await;
+    by_boss(&format!("/api/v1/workspaces/{workspace}/invitations"), json!({"email": "ceo@globex.example"})).await;
+    let registry = Arc::new(crate::jobs::registry(&world.app.config));
+    backroom_queue::testing::drain(&world.app.db, &registry, world.app.clone(), "mailers").await.unwrap();
+    let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap().text.unwrap();
+    let link = mail.split_whitespace().find_map(|word| word.find("/invitations/").map(|at| &word[at..])).unwrap();
+    let page = world.send(request(Method::GET, link, "", &[], None)).await;
+    assert!(page.text.contains("name=\"password\"") && !page.text.contains("name=\"name\""), "{}", page.text);
+    let press = async |form: &str| {
+        let press = Request::builder().method(Method::POST).uri(link);
+        let press = press.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        world.send(press.body(Body::from(form.to_owned())).unwrap()).await
+    };
+    assert_eq!(press("").await.status, StatusCode::UNPROCESSABLE_ENTITY, "a password is to be chosen");
+    let welcome = press("password=what+the+owner+knows").await;
+    assert_eq!(welcome.status, StatusCode::OK, "{}", welcome.text);
+
+    world.me(text(&inside, "access_token")).await.problem(401, "token-revoked");
+    world.refresh(text(&inside, "refresh_token"), &[]).await.problem(401, "token-revoked");
+    for organization in ["acme", "globex"] {
+        sign_in(Some(organization), planted).await.problem(401, "sign-in-refused");
+        assert_eq!(sign_in(Some(organization), "what the owner knows").await.status, StatusCode::OK);
+    }
+}
+
+/// AUTH-2: a password that is changed while a sign-in with the old one is under way opens nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_in_that_a_new_password_overtakes_is_refused() {
+    let (world, clock, anna) = world(&[]).await;
+    // Keeps new sessions waiting, when the old password has been looked at.
+    let mut owner = world.app.db.begin().await.unwrap();
+    sqlx::query("lock table public.sessions in share row exclusive mode").execute(&mut *owner).await.unwrap();
+    let change = async {
+        world._database.until_somebody_waits().await;
+        let new = world.app.hash_password(Password::parse("a much better one").unwrap()).await.unwrap();
+        let old = users::password(&mut owner, anna).await.unwrap();
+        assert!(users::set_password(&mut owner, anna, old.as_ref(), &new, clock.now()).await.unwrap());
+        let reason = sessions::EndReason::PasswordChanged;
+        sessions::end_all(&mut owner, anna, (None, None), reason, clock.now()).await.unwrap();
+        owner.commit().await.unwrap();
+    };
+
+    let (signed_in, ()) = futures::join!(world.sign_in(EMAIL, PASSWORD), change);
+
+    signed_in.problem(401, "sign-in-refused");
+    let open: i64 = sqlx::query_scalar("select count(*) from public.sessions where ended_at is null")
+        .fetch_one(&world.app.db)
+        .await
+        .unwrap();
+    assert_eq!(open, 0);
+    assert_eq!(world.sign_in(EMAIL, "a much better one").await.status, StatusCode::OK);
+}
+
+/// AUTH-1, AUTH-2: nor does a session begin in an organization that the person is taken out of at that moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_in_that_a_removal_overtakes_is_refused() {
+    let (world, clock, anna) = world(&[]).await;
+    let removal = world.app.db.begin().await.unwrap();
+    let removal = tenant::end_membership(removal, &world.acme, anna, ("test", clock.now())).await.unwrap();
+    let remove = async {
+        world._database.until_somebody_waits().await;
+        removal.commit().await.unwrap();
+    };
+    let (signed_in, ()) = futures::join!(world.sign_in(EMAIL, PASSWORD), remove);
+    signed_in.problem(403, "forbidden");
+    let begun: i64 = sqlx::query_scalar("select count(*) from public.sessions").fetch_one(&world.app.db).await.unwrap();
+    assert_eq!(begun, 0);
+}
+
+/// AUTH-2, AUTH-5: two sign-ins at once, each of which hashes the password anew, both get in.
+#[tokio::test]
+async fn sign_ins_at_once_after_a_change_of_the_cost_all_get_in() {
+    let (world, _, anna) = world(&[]).await;
+    let old = crate::domain::Passwords::new(32, 1).unwrap().hash(&Password::parse(PASSWORD).unwrap()).unwrap();
+    let set = "update public.users set password_hash = $1 where id = $2";
+    sqlx::query(set).bind(old.as_str()).bind(anna).execute(&world.app.db).await.unwrap();
+    let answers = futures::future::join_all((0..4).map(|_| world.sign_in(EMAIL, PASSWORD))).await;
+    for answer in answers {
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    }
+}
+
+/// AUTH-2, API-3: whoever asks again need not bring the access token that has expired meanwhile; and an organization's program cannot
+/// take a session's key.
+#[tokio::test]
+async fn a_refresh_s_key_belongs_to_the_session_whatever_else_is_sent() {
+    let (world, _, _) = world(&[]).await;
+    let first = world.sign_in(EMAIL, PASSWORD).await.json();
+    let bearer = format!("Bearer {}", text(&first, "access_token"));
+    let key = ("idempotency-key", "refresh-1");
+    let program = world.post_with("/api/v1/jobs", &[key], json!({"kind": "debug.noop"})).await;
+    assert_eq!(program.status, StatusCode::ACCEPTED, "{}", program.text);
+
+    let next = world.refresh(text(&first, "refresh_token"), &[key, ("authorization", &bearer)]).await;
+    let again = world.refresh(text(&first, "refresh_token"), &[key]).await;
+    let with_a_key = format!("Bearer {}", world.key);
+    let third = world.refresh(text(&first, "refresh_token"), &[key, ("authorization", &with_a_key)]).await;
+
+    assert_eq!(next.status, StatusCode::OK, "{}", next.text);
+    for replayed in [again, third] {
+        assert_eq!((replayed.status, &replayed.text), (StatusCode::OK, &next.text));
+        assert_eq!(replayed.header("idempotency-replayed"), "true");
+    }
+    let other = world.sign_in(EMAIL, PASSWORD).await.json();
+    let others = world.refresh(text(&other, "refresh_token"), &[key]).await;
+    assert_eq!((others.status, others.header("idempotency-replayed")), (StatusCode::OK, ""), "another session's key");
+}
+
+/// AUTH-2, AUTH-5, API-6: a token that is good for nothing any more is a stranger's, and takes nothing from the organization.
+#[tokio::test]
+async fn a_dead_refresh_token_is_limited_by_network_and_costs_the_organization_nothing() {
+    let few = [("BACKROOM__HTTP__STRANGERS_PER_MINUTE", "5"), ("BACKROOM__HTTP__RATE_LIMIT_PER_MINUTE", "12")];
+    let (world, _, _) = world(&few).await;
+    let first = world.sign_in(EMAIL, PASSWORD).await.json();
+    let second = world.refresh(text(&first, "refresh_token"), &[]).await.json();
+    for host in 1..=4 {
+        let network = format!("203.0.113.{host}");
+        let from = [("x-forwarded-for", network.as_str())];
+        for _ in 0..5 {
+            world.refresh(text(&first, "refresh_token"), &from).await.problem(401, "token-reused");
+        }
+        world.refresh(text(&first, "refresh_token"), &from).await.problem(429, "rate-limited");
+        world.refresh(text(&second, "refresh_token"), &from).await.problem(429, "rate-limited");
+    }
+    assert_eq!(world.get("/api/v1/jobs").await.status, StatusCode::OK, "the organization has its own requests left");
+}
+
+/// AUTH-2: whoever holds a dead token does not make this process ask the database anew for everybody in the organization.
+#[tokio::test]
+async fn a_refresh_token_that_comes_a_third_time_makes_nobody_forgotten() {
+    let (world, _, _) = world(&[]).await;
+    let first = world.sign_in(EMAIL, PASSWORD).await.json();
+    world.refresh(text(&first, "refresh_token"), &[]).await;
+    world.refresh(text(&first, "refresh_token"), &[]).await.problem(401, "token-reused");
+    assert_eq!(world.get("/api/v1/jobs").await.status, StatusCode::OK);
+    // Behind this process's back, so that only what it remembers lets the key in.
+    sqlx::query("delete from public.api_keys").execute(&world.app.db).await.unwrap();
+    world.refresh(text(&first, "refresh_token"), &[]).await.problem(401, "token-reused");
+    assert_eq!(world.get("/api/v1/jobs").await.status, StatusCode::OK);
+}

@@ -3,6 +3,7 @@
 //! [`thing`] fails.
 
 use super::{policy::document, *};
+use crate::domain::integration::Provider;
 
 /// Things of acme, by the collection that they are in.
 struct Things {
@@ -62,7 +63,29 @@ async fn things(world: &World) -> Things {
     let conversation =
         made(&format!("/api/v1/workspaces/{workspace}/conversations"), json!({"message": "Theirs"})).await;
     let task = made(&format!("/api/v1/workspaces/{workspace}/tasks"), json!({"title": "Theirs"})).await;
+    let upgraded = world.operate(Method::PATCH, "/api/v1/organizations/acme", Some(json!({"tier": "pro"}))).await;
+    assert_eq!(upgraded.status, StatusCode::OK, "{}", upgraded.text);
+    let steps = json!([{"title": "Theirs", "assignee": {"role": "admin"}}]);
+    let template =
+        posted("/api/v1/workflow-templates", json!({"kind": "repair", "name": "Theirs", "steps": steps})).await;
+    let workflow = world.post("/api/v1/workflows", json!({"kind": "procurement"})).await.json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let slack = super::notification_rules::integration(world, Provider::Slack).await;
+    let rule = json!({"integration_id": slack, "events": "asset.*", "channel": "C0THEIRS"});
+    let connected = json!({
+        "provider": "bamboohr", "name": "Theirs", "config": {"company_domain": "acme"}, "credentials": {"api_key": "k"},
+    });
+    let integration = posted("/api/v1/integrations", connected).await;
+    let run = world.run_of(integration.parse().unwrap()).await.to_string();
     let all = vec![
+        ("/api/v1/workflow-templates", template),
+        ("/api/v1/workflows", text(&workflow["id"])),
+        ("/api/v1/notification-rules", posted("/api/v1/notification-rules", rule).await),
+        ("/api/v1/employees", posted("/api/v1/employees", json!({"first_name": "Theirs"})).await),
+        ("/api/v1/locations", posted("/api/v1/locations", json!({"name": "Theirs"})).await),
+        ("/api/v1/assets", posted("/api/v1/assets", json!({"name": "Theirs"})).await),
+        ("/api/v1/integrations", integration),
+        ("/api/v1/sync-runs", run),
         ("/api/v1/conversations", conversation),
         ("/api/v1/tasks", task),
         ("/api/v1/join-requests", join_request),
@@ -78,7 +101,11 @@ async fn things(world: &World) -> Things {
         ("/api/v1/companies", company),
         ("/api/v1/jobs", job),
     ];
-    let parts = vec![("{user_id}", anna.id.to_string()), ("{invitation_id}", invitation)];
+    let parts = vec![
+        ("{user_id}", anna.id.to_string()),
+        ("{invitation_id}", invitation),
+        ("{step_id}", text(&workflow["steps"][0]["id"])),
+    ];
     Things { all, parts, person: anna.token }
 }
 
@@ -92,9 +119,19 @@ fn body_of(id: &str) -> Option<Value> {
         "rename_conversation" => Some(json!({"title": "Mine"})),
         "post_message" => Some(json!({"body": "Mine"})),
         "create_task" => Some(json!({"title": "Mine"})),
+        "change_notification_rule" => Some(json!({"enabled": false})),
         "change_task" => Some(json!({"state": "done"})),
         "create_invitation" => Some(json!({"email": "mine@example.se"})),
-        "mark_invoice_paid" => Some(json!({})),
+        "change_workflow_template" => Some(json!({"name": "Mine"})),
+        "advance_workflow_step" | "approve_workflow_step" | "reject_workflow_step" => Some(json!({})),
+        "complete_workflow" | "cancel_workflow" => Some(json!({})),
+        "fail_workflow" => Some(json!({"reason": "Mine"})),
+        "mark_invoice_paid" | "return_asset" | "terminate_employee" => Some(json!({})),
+        "change_employee" | "change_asset" | "change_location" => Some(json!({})),
+        "assign_asset" | "transfer_asset" => Some(json!({"employee_id": Uuid::nil()})),
+        "change_asset_status" => Some(json!({"status": "retired"})),
+        "change_integration" => Some(json!({"name": "Mine"})),
+        "sync_integration" => Some(json!({})),
         _ => None,
     }
 }
@@ -116,6 +153,8 @@ async fn to_a_stranger_a_thing_is_as_if_it_had_never_been() {
     let their_key = key_of(&world.app, &globex, Scope::ALL).await;
     let their_admin = person_of(&world.app, &globex, Role::Admin, None).await.token;
     let things = things(&world).await;
+    let colleague = person_of(&world.app, &world.acme, Role::User, None).await.token;
+    let own_admin = person_of(&world.app, &world.acme, Role::Admin, None).await.token;
     let mut second = company();
     second["org_number"] = json!("212000-0142");
     let other: Uuid = world.post("/api/v1/companies", second).await.json()["id"].as_str().unwrap().parse().unwrap();
@@ -133,9 +172,13 @@ async fn to_a_stranger_a_thing_is_as_if_it_had_never_been() {
             let there = things.fill(path, things.of(path));
             let nowhere = things.fill(path, &Uuid::now_v7().to_string());
             let for_people_only = ways.iter().all(|way| way.get("api_key").is_none());
-            for (who, token) in
-                [("their key", &their_key), ("their admin", &their_admin), ("a customer", &other_customer)]
-            {
+            let of_workspaces =
+                ["/workspaces", "/conversations", "/tasks"].iter().any(|part| path[7..].starts_with(part));
+            let outside = [("their key", &their_key), ("their admin", &their_admin), ("a customer", &other_customer)];
+            // Colleagues, too, where membership decides.
+            let colleagues = [("a colleague", &colleague), ("their own admin", &own_admin)];
+            let asking = outside.into_iter().chain(colleagues.into_iter().filter(|_| of_workspaces));
+            for (who, token) in asking {
                 let send = async |path: &str| world.send(request(method.clone(), path, token, &[], body_of(id))).await;
                 let (real, none) = (send(&there).await, send(&nowhere).await);
                 assert_eq!(told(&real), told(&none), "{id} as {who}: the answer tells that the thing exists");
@@ -184,6 +227,16 @@ async fn no_list_of_a_stranger_has_a_thing_of_somebody_else() {
     assert!(lists >= 16, "only {lists} lists were asked for");
     for (path, body, field) in [
         ("/api/v1/invoices", invoice(things.of("/api/v1/companies").parse().unwrap(), "1"), "company_id unknown"),
+        (
+            "/api/v1/employees",
+            json!({"first_name": "Mine", "manager_id": things.of("/api/v1/employees")}),
+            "manager_id unknown",
+        ),
+        (
+            "/api/v1/assets",
+            json!({"name": "Mine", "location_id": things.of("/api/v1/locations")}),
+            "location_id unknown",
+        ),
         (
             "/api/v1/members",
             json!({"email": "a@b.example", "name": "N", "role": "customer", "company_id": things.of("/api/v1/companies")}),

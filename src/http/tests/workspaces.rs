@@ -4,7 +4,7 @@ use chrono::Duration;
 
 use super::*;
 use crate::{
-    domain::{Claims, EmailAddress, Language, NewUser, Role},
+    domain::{Claims, EmailAddress, Language, NewUser, PasswordHash, Role},
     store::{memberships, sessions, users},
 };
 
@@ -23,7 +23,7 @@ async fn person(world: &World, organization: &Organization, email: &str, role: R
         email: EmailAddress::parse(email).unwrap(),
         name: email.split('@').next().unwrap().to_owned(),
         language: Language::En,
-        password: None,
+        password: Some(PasswordHash::stored("nobody knows it".to_owned())),
         confirmed_at: Some(now),
     };
     let id = users::create(&mut db, &new, now).await.unwrap().id;
@@ -496,4 +496,42 @@ async fn a_network_that_asks_too_often_waits() {
     assert_eq!((refused.status, refused.text.contains("Too many attempts")), (StatusCode::TOO_MANY_REQUESTS, true));
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(look("192.0.2.2:1").await.status, StatusCode::NOT_FOUND);
+}
+
+/// WORK-3: one sign-in in wrong hands is no mass mailing.
+#[tokio::test]
+async fn a_person_invites_so_many_a_day_and_no_more() {
+    let world = World::new().await;
+    let anna = person(&world, &world.acme, "anna@example.se", Role::User).await;
+    let bo = person(&world, &world.acme, "bo@example.se", Role::User).await;
+    let (hers, his) = (world.made(&anna, "Hers").await, world.made(&bo, "His").await);
+    world.invited(&anna, &hers, "first@example.se").await;
+    let many = "insert into org_acme.invitations (id, workspace_id, email, email_key, language, invited_by, token_hash, token_at,
+                    expires_at, created_at)
+                select gen_random_uuid(), workspace_id, n || email, n || email_key, language, invited_by, sha256(n::text::bytea),
+                    token_at, expires_at, created_at
+                from org_acme.invitations, generate_series(1, 199) n";
+    sqlx::query(many).execute(&world.app.db).await.unwrap();
+    let path = format!("/workspaces/{hers}/invitations");
+    let refused = world.by(&anna, Method::POST, &path, Some(json!({"email": "last@example.se"}))).await;
+    refused.problem(429, "rate-limited");
+    world.invited(&bo, &his, "last@example.se").await;
+    let a_day_ago = "update org_acme.invitations set token_at = token_at - interval '1 day'";
+    sqlx::query(a_day_ago).execute(&world.app.db).await.unwrap();
+    world.invited(&anna, &hers, "last@example.se").await;
+}
+
+/// WORK-3: whether an address has an account anywhere, an answer does not tell.
+#[tokio::test]
+async fn an_invitation_does_not_show_the_language_of_an_account() {
+    let world = World::new().await;
+    let anna = person(&world, &world.acme, "anna@example.se", Role::User).await;
+    let globex = world._database.organization("globex").await;
+    person(&world, &globex, "english@example.se", Role::User).await;
+    let workspace = world.made(&anna, "Hers").await;
+    let path = format!("/workspaces/{workspace}/invitations");
+    for email in ["english@example.se", "nobody@example.se"] {
+        let made = world.by(&anna, Method::POST, &path, Some(json!({ "email": email }))).await.json();
+        assert_eq!(made["language"], "sv", "{made}");
+    }
 }

@@ -3,8 +3,10 @@
 //! A letter's sentences are written once, in `words.rs`, as a `Letter`; `letter.txt` and `letter.html` arrange them.
 //! So the two parts of a message can never disagree, and a new language is one more arm in each `match`.
 
+mod attention;
 mod invitation;
 mod join_request;
+mod overdue_work;
 mod words;
 
 use askama::Template;
@@ -15,8 +17,10 @@ use crate::domain::language::Language;
 use crate::domain::money::Money;
 use crate::domain::organization::PaymentDetails;
 
+pub use attention::{AttentionMail, render_attention};
 pub use invitation::{InvitationMail, render_invitation};
 pub use join_request::{ConfirmationMail, DecisionMail, render_confirmation, render_decision};
+pub use overdue_work::{LateWork, OverdueWorkMail, render_overdue_work};
 
 /// A letter as the mail carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -283,7 +283,7 @@ fn in_fours(iban: &str) -> String {
     letters.chunks(4).map(String::from_iter).collect::<Vec<_>>().join(" ")
 }
 
-fn days(language: Language, count: i64) -> String {
+pub(super) fn days(language: Language, count: i64) -> String {
     match (language, count) {
         (Language::Sv, 1) => "1 dag".to_owned(),
         (Language::Sv, _) => format!("{count} dagar"),
