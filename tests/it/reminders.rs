@@ -50,7 +50,10 @@ async fn workers_killed_in_the_middle_of_sending_leave_one_mail_per_invoice_and_
     worker.stop().await;
 
     let received = received(&mailbox);
-    assert_eq!(received.len(), INVOICES as usize, "every company got its reminder");
+    // But for those whose workers were killed three times before the mail had left: they are an operator's.
+    let left =
+        count(&database.pool, "select count(*) from org_acme.invoices where reminder_failed_at is not null").await;
+    assert!(received.len() as i64 >= i64::from(INVOICES) - left, "{} reminders, {left} left", received.len());
     for (recipient, messages) in &received {
         assert_eq!(messages.len(), 1, "{recipient} got {messages:?}: more than one mail for one invoice and stage");
         assert!(messages.values().all(|copies| *copies <= 3), "{recipient} got {messages:?}: more than three copies");
