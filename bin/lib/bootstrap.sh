@@ -55,8 +55,9 @@ ensure_rust() {
 
 # A real browser for the tests of the pages.
 ensure_chromium() {
-  command -v chromedriver >/dev/null && command -v chromium >/dev/null ||
+  if ! command -v chromedriver >/dev/null || ! command -v chromium >/dev/null; then
     install_packages "The pages are tested in a real browser" chromium chromium-driver
+  fi
 }
 
 # Exports DATABASE_URL: the one that is set already, or that of the private database under .backroom/.
@@ -69,6 +70,19 @@ ensure_database() {
   DATABASE_URL=$(cluster_url "$root/.backroom/postgres")
   export DATABASE_URL
   (umask 077 && printf '%s\n' "$DATABASE_URL" >"$root/.backroom/database_url")
+}
+
+# Exports DATABASE_URL: the one that is set already, or that of a private server that never waits for the disk. A thousand
+# databases come and go in the tests, and what a power failure would take of them nobody misses.
+ensure_test_database() {
+  local dir=$root/.backroom/test-postgres setting
+  if [[ -z ${DATABASE_URL:-} ]]; then
+    cluster_start "$dir"
+    DATABASE_URL=$(cluster_url "$dir")
+    export DATABASE_URL
+    for setting in fsync full_page_writes; do sql "$DATABASE_URL" -c "alter system set $setting = off"; done
+    sql "$DATABASE_URL" -c 'select pg_reload_conf()'
+  fi
 }
 
 # url_of_database URL NAME: the same server, another database.

@@ -22,6 +22,7 @@ ensure_compare_server() {
     say "Using the server that DATABASE_URL names."
     return
   fi
+  # shellcheck disable=SC2154 # bootstrap.sh sets root
   local dir=$root/.backroom/peers/postgres
   cluster_start "$dir"
   DATABASE_URL=$(cluster_url "$dir")
