@@ -154,7 +154,7 @@ pub async fn advance(session: &Session, args: Advance, output: Output) -> anyhow
         None => row.next_step().or_else(|| row.steps.iter().find(|step| step.status.is_open())),
     };
     let chosen = chosen.ok_or_else(|| not_found("there is no such step; `workflow show` lists them"))?;
-    let (ids, asked) = ((one.id, chosen.id), Asked { actor: ACTOR, now: session.clock.now() });
+    let (ids, asked) = ((one.id, chosen.id), Asked::by(ACTOR, session.clock.now()));
     let app = return_asset.then(|| session.app()).transpose()?;
     let by = assets::Asked::by(ACTOR, session.clock.now());
     let sealed = app.as_ref().map(|app| Sealer::new(&app.vault, organization.slug.as_str()));
@@ -173,7 +173,7 @@ pub async fn advance(session: &Session, args: Advance, output: Output) -> anyhow
 pub async fn complete(session: &Session, args: Complete, output: Output) -> anyhow::Result<()> {
     let Complete { one, skip_open_steps } = args;
     let organization = session.organization(&one.org).await?;
-    let asked = Asked { actor: ACTOR, now: session.clock.now() };
+    let asked = Asked::by(ACTOR, session.clock.now());
     let mut tx = tenant::begin(&session.db, &organization).await?;
     let completed = doors::complete(&mut tx, one.id, doors::Complete { skip_open: skip_open_steps }, &asked).await;
     let row = completed.map_err(|error| explained(error, &one))?;
@@ -185,7 +185,7 @@ pub async fn cancel(session: &Session, args: Cancel, output: Output) -> anyhow::
     let Cancel { one, reason } = args;
     check_note("--reason", reason.as_deref())?;
     let organization = session.organization(&one.org).await?;
-    let asked = Asked { actor: ACTOR, now: session.clock.now() };
+    let asked = Asked::by(ACTOR, session.clock.now());
     let mut tx = tenant::begin(&session.db, &organization).await?;
     let cancelled = doors::cancel(&mut tx, one.id, reason.as_deref(), &asked).await;
     let row = cancelled.map_err(|error| explained(error, &one))?;
