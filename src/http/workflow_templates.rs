@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Assignee, FieldErrors, Limits, Role, WorkflowKind,
+        Assignee, FieldErrors, Limits, WorkflowKind,
         workflow::{NewTemplate, Template, TemplateStep, built_in},
     },
     jobs::workflows::{self, Asked},
@@ -171,8 +171,7 @@ pub(super) async fn check_assignee(
     (field, assignee): (&str, Assignee),
 ) -> Result<(), Problem> {
     let Some(person) = assignee.person() else { return Ok(()) };
-    let membership = memberships::find(db, organization, person).await?;
-    if membership.is_some_and(|membership| membership.role != Role::Customer) {
+    if memberships::works_in(db, organization, person).await? {
         return Ok(());
     }
     Err(Problem::field(

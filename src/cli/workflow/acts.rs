@@ -1,4 +1,4 @@
-//! `backroom workflow show`, `start`, `advance`, `complete` and `cancel`
+//! `backroom workflow show`, `start`, `advance`, `reject`, `complete`, `cancel` and `fail`
 
 use chrono::NaiveDate;
 use uuid::Uuid;
@@ -71,6 +71,27 @@ pub struct Advance {
     /// What there is to say about it
     #[arg(long)]
     note: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct Reject {
+    #[command(flatten)]
+    one: One,
+    /// Number of the step, from `workflow show`; the first one that waits for approval if left out
+    #[arg(long, value_name = "N")]
+    step: Option<u32>,
+    /// Why
+    #[arg(long)]
+    note: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct Fail {
+    #[command(flatten)]
+    one: One,
+    /// Why
+    #[arg(long)]
+    reason: String,
 }
 
 #[derive(clap::Args)]
@@ -170,6 +191,25 @@ pub async fn advance(session: &Session, args: Advance, output: Output) -> anyhow
     output.answer(&document(&row), || told(&row, output))
 }
 
+pub async fn reject(session: &Session, args: Reject, output: Output) -> anyhow::Result<()> {
+    let Reject { one, step, note } = args;
+    check_note("--note", note.as_deref())?;
+    let organization = session.organization(&one.org).await?;
+    let asked = Asked::by(ACTOR, session.clock.now());
+    let mut tx = tenant::begin(&session.db, &organization).await?;
+    let found = workflows::lock(&mut tx, one.id).await?;
+    let row = found.ok_or_else(|| not_found(format!("{} has no workflow {}", one.org, one.id)))?;
+    let chosen = row.steps.iter().find(|candidate| match step {
+        Some(position) => candidate.position == position,
+        None => candidate.status == StepStatus::AwaitingApproval,
+    });
+    let chosen = chosen.ok_or_else(|| not_found("no such step waits for approval; `workflow show` lists them"))?;
+    let rejected = doors::reject(&mut tx, (one.id, chosen.id), note.as_deref(), &asked).await;
+    let row = rejected.map_err(|error| explained(error, &one))?;
+    tx.commit().await?;
+    output.answer(&document(&row), || told(&row, output))
+}
+
 pub async fn complete(session: &Session, args: Complete, output: Output) -> anyhow::Result<()> {
     let Complete { one, skip_open_steps } = args;
     let organization = session.organization(&one.org).await?;
@@ -189,6 +229,21 @@ pub async fn cancel(session: &Session, args: Cancel, output: Output) -> anyhow::
     let mut tx = tenant::begin(&session.db, &organization).await?;
     let cancelled = doors::cancel(&mut tx, one.id, reason.as_deref(), &asked).await;
     let row = cancelled.map_err(|error| explained(error, &one))?;
+    tx.commit().await?;
+    ended(&row, output)
+}
+
+pub async fn fail(session: &Session, args: Fail, output: Output) -> anyhow::Result<()> {
+    let Fail { one, reason } = args;
+    check_note("--reason", Some(&reason))?;
+    if reason.trim().is_empty() {
+        return Err(usage("--reason has to say why"));
+    }
+    let organization = session.organization(&one.org).await?;
+    let asked = Asked::by(ACTOR, session.clock.now());
+    let mut tx = tenant::begin(&session.db, &organization).await?;
+    let failed = doors::fail(&mut tx, one.id, &reason, &asked).await;
+    let row = failed.map_err(|error| explained(error, &one))?;
     tx.commit().await?;
     ended(&row, output)
 }
