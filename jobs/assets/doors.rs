@@ -65,14 +65,19 @@ pub async fn create_asset(
     Ok(asset)
 }
 
-/// ASSET-3: what is said of it, not where it stands. The caller has locked the asset ([`assets::lock`]).
+/// ASSET-3: what is said of it, not where it stands; each amount that is corrected is a row of its history. The caller has locked the
+/// asset ([`assets::lock`]).
 pub async fn change_asset(
     db: &mut PgConnection,
     sealer: Sealer<'_>,
-    (id, change): (Uuid, &NewAsset),
+    (before, change): (&Asset, &NewAsset),
     asked: &Asked<'_>,
 ) -> Result<Asset, StoreError> {
-    let asset = assets::update(db, sealer, (id, change), asked.now).await?;
+    let asset = assets::update(db, sealer, (before.id, change), asked.now).await?;
+    for (kind, amount) in asset.facts.purchase.corrections(&before.facts.purchase) {
+        let stands = (Some(before.custody), asset.custody);
+        record(db, sealer, (asset.id, kind), stands, (Remark { amount, note: None }, asked)).await?;
+    }
     tell(db, &asset, "asset.changed", asked).await?;
     Ok(asset)
 }
@@ -94,12 +99,11 @@ pub async fn step(
     let Some((before, after)) = assets::step(db, id, step, asked.now).await? else { return Ok(None) };
     record(db, sealer, (id, step.kind()), (Some(before), after), (remark, asked)).await?;
     let asset = assets::by_id(db, sealer, id).await?.ok_or(StoreError::NotFound { what: "asset", id })?;
-    let kind = match step.kind() {
-        TransactionKind::Created => "asset.created",
-        TransactionKind::Assigned => "asset.assigned",
-        TransactionKind::Returned => "asset.returned",
-        TransactionKind::Transferred => "asset.transferred",
-        TransactionKind::StatusChanged => "asset.status_changed",
+    let kind = match step {
+        Step::Assign { .. } => "asset.assigned",
+        Step::Return { .. } => "asset.returned",
+        Step::Transfer { .. } => "asset.transferred",
+        Step::Become { .. } => "asset.status_changed",
     };
     let payload = json!({
         "asset_id": id, "tag": asset.tag, "name": asset.facts.name, "status": after.status, "from_status": before.status,

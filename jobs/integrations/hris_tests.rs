@@ -5,7 +5,7 @@ use chrono::{Duration, NaiveDate};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{SyncIntegration, create_integration};
+use super::{SyncIntegration, TellAttention, create_integration};
 use crate::{
     demo::vendors::{
         bamboohr::{BambooHr, Person},
@@ -138,6 +138,34 @@ async fn a_deletion_is_not_lost_to_a_full_run() {
     bamboo.remove(2);
     assert_eq!(rig.sync(Some(SyncMode::Full)).await, (0, 1, 0));
     assert_eq!(rig.people().await, "ada active, bo terminated");
+}
+
+/// ASSET-6, SYNC-6: an HRIS that says that nearly everybody has left is asked about, before anybody is.
+#[tokio::test]
+async fn an_hris_that_loses_most_people_waits_for_a_person() {
+    let world = world().await;
+    let people = (0..12).map(|n| Person::new("Ada", "Ek", &format!("p{n}@acme.example"))).collect();
+    let bamboo = BambooHr::start_at(people, world.app.clock.clone()).await.unwrap();
+    let rig = Rig::of(world, Provider::BambooHr, bamboo.config(), bamboo.credentials()).await;
+    rig.sync(None).await;
+    for id in 1..=11 {
+        bamboo.terminate(id, today());
+    }
+    assert_eq!(rig.sync(None).await, (0, 11, 0));
+
+    assert_eq!((rig.started().await, rig.status().await), ((0, 0), IntegrationStatus::NeedsAttention));
+    let found = integrations::by_id(&mut *rig.world.tenant().await, rig.integration_id).await.unwrap().unwrap();
+    assert!(found.last_error.unwrap().starts_with("one run terminated 11 of 12 people"));
+    assert_eq!(testing::enqueued::<TellAttention>(&rig.world.app.db).await.unwrap().len(), 1, "admins are told");
+    assert!(matches!(rig.run(None).await, Outcome::Cancelled { .. }));
+
+    // Somebody tests the connection, and says that it is as it should be.
+    let mut tx = rig.world.tenant().await;
+    integrations::succeeded(&mut tx, rig.integration_id, rig.world.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((rig.sync(None).await, rig.started().await), ((0, 0, 0), (0, 0)));
+    assert_eq!(rig.sync(Some(SyncMode::Full)).await, (0, 0, 0));
+    assert_eq!((rig.started().await, rig.status().await), ((0, 11), IntegrationStatus::Healthy));
 }
 
 /// SYNC-6, SYNC-7: BambooHR's tokens rotate with every renewal; a grant that is taken back needs a person.

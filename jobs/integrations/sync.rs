@@ -147,6 +147,7 @@ impl SyncIntegration {
             actor: &actor,
             clock: &app.clock,
             trace: ctx.job.trace.clone(),
+            confirmed: self.trigger == SyncTrigger::Manual && self.mode == Some(SyncMode::Full),
         };
         let (integration_id, mode, trigger) = (self.integration_id, self.mode, self.trigger);
         let source = Source { integration_id, config, connector, calls_per_minute, mode, trigger };

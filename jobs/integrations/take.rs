@@ -26,6 +26,8 @@ pub struct Keeper<'a> {
     pub actor: &'a str,
     pub clock: &'a Clock,
     pub trace: Option<TraceParent>,
+    /// Somebody asked for it, and for everything: offboardings that were held may start.
+    pub confirmed: bool,
 }
 
 impl Keeper<'_> {
@@ -71,6 +73,10 @@ impl Receiver for Keeper<'_> {
         Box::pin(async move {
             let now = self.clock.now();
             doors::succeeded(db, self.integration_id, self.actor, now).await?;
+            if let Some(held) = people::start_offboardings(db, &self.taking(false), self.confirmed).await? {
+                let (what, slug) = ((self.integration_id, held.as_str()), &self.organization.slug);
+                doors::needs_attention(db, slug, what, self.actor, (now, self.trace.clone())).await?;
+            }
             if counts.created + counts.updated + counts.failed > 0 {
                 let payload = json!({ "integration_id": self.integration_id, "counts": counts });
                 let (topic, kind) = (topic(self.integration_id), "integration.synchronized");

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-pub use super::take::{Taking, employees_gone, forget_source, resolve_managers, take_employees};
+pub use super::take::{Taking, employees_gone, forget_source, resolve_managers, start_offboardings, take_employees};
 use super::{StartOffboarding, topic};
 pub use crate::jobs::assets::{assets_gone, take_assets};
 use crate::{

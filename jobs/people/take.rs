@@ -28,6 +28,9 @@ use crate::{
 /// Who was hired longer ago is no new hire, however late we hear of them.
 const NEW_FOR: Duration = Duration::days(30);
 
+/// So many leave in one run; more are held if they are also more than a quarter of those who worked here.
+const LEAVE_AT_ONCE: i64 = 10;
+
 /// The run that takes the records.
 pub struct Taking<'a> {
     pub organization: &'a Organization,
@@ -237,9 +240,6 @@ async fn store(
         if kind == "employee.reactivated" {
             back.push(id);
         }
-        if kind == "employee.terminated" {
-            jobs.push(taking.job(NewJob::of(&StartOffboarding { employee_id: id })));
-        }
     }
     // Those who are here first: they may free an address that somebody new has.
     employees::update_taken(db, sealer, taking.source, &changed, taking.now).await?;
@@ -277,7 +277,7 @@ async fn ensure_locations(
     Ok(places)
 }
 
-/// People whom the source has no longer: they are terminated, and their offboarding starts.
+/// People whom the source has no longer: they are terminated.
 pub async fn employees_gone(
     db: &mut PgConnection,
     _sealer: Sealer<'_>,
@@ -300,8 +300,6 @@ pub async fn employees_gone(
     if !told.is_empty() {
         events::append_many(db, &told, taking.now).await?;
     }
-    let jobs = gone.iter().map(|gone| taking.job(NewJob::of(&StartOffboarding { employee_id: gone.id })));
-    enqueue_many(db, &jobs.collect::<Vec<_>>()).await?;
     let mut gone: HashMap<String, Uuid> = gone.into_iter().map(|gone| (gone.external_id, gone.id)).collect();
     Ok(external_ids
         .iter()
@@ -310,6 +308,37 @@ pub async fn employees_gone(
             Taken { external_id: external_id.clone(), outcome }
         })
         .collect())
+}
+
+/// ASSET-6: starts the offboardings of whom the run has terminated. Call it at the run's end. A source whose permissions were cut down
+/// may say that most people have left: then none is started, and the answer says why. Those that were held before start if they
+/// are confirmed.
+pub async fn start_offboardings(
+    db: &mut PgConnection,
+    taking: &Taking<'_>,
+    confirmed: bool,
+) -> Result<Option<String>, StoreError> {
+    let source = taking.source;
+    let mut leave = match confirmed {
+        true => employees::release_offboardings(db, source, "held").await?,
+        false => Vec::new(),
+    };
+    let (due, employed) = employees::leaving(db, source).await?;
+    let too_many = due > LEAVE_AT_ONCE && due * 4 > due + employed;
+    if too_many {
+        employees::hold_offboardings(db, source).await?;
+    } else {
+        leave.extend(employees::release_offboardings(db, source, "due").await?);
+    }
+    let jobs = leave.into_iter().map(|employee_id| taking.job(NewJob::of(&StartOffboarding { employee_id })));
+    enqueue_many(db, &jobs.collect::<Vec<_>>()).await?;
+    Ok(too_many.then(|| {
+        format!(
+            "one run terminated {due} of {} people, so their offboardings are held; see whether the account may still read \
+             everybody, test the connection, then sync in full by hand: who is back then stays, for the others it starts",
+            due + employed
+        )
+    }))
 }
 
 /// Points the source's employees to their managers, who may have come later in the run. Call it after the last page. Answers how

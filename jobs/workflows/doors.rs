@@ -10,7 +10,9 @@ use super::topic;
 use crate::{
     domain::{
         Assignee, Language, Organization, Role, Workflow, WorkflowKind, WorkflowStatus, asset,
-        workflow::{self, Moved, NewStep, NewWorkflow, RETURN_IN_DAYS, Refusal, Step, StepAct, WorkflowAct, built_in},
+        workflow::{
+            self, Moved, NewStep, NewWorkflow, Person, RETURN_IN_DAYS, Refusal, Step, StepAct, WorkflowAct, built_in,
+        },
     },
     jobs::assets::doors as assets,
     store::{
@@ -37,7 +39,16 @@ pub enum WorkflowError {
 pub struct Asked<'a> {
     /// As events name them: `user:<id>`, `api_key:<id>`, `job:<id>`, `operator`.
     pub actor: &'a str,
+    /// Who that is, if it is a person; a program or an operator answers for whom it stands for.
+    pub person: Option<Person>,
     pub now: DateTime<Utc>,
+}
+
+impl<'a> Asked<'a> {
+    /// A program, a job or an operator, or something that does not depend on who asks.
+    pub fn by(actor: &'a str, now: DateTime<Utc>) -> Self {
+        Self { actor, person: None, now }
+    }
 }
 
 /// A workflow to be started.
@@ -171,7 +182,7 @@ pub async fn start(
     if is_new {
         let payload =
             json!({ "due_on": workflow.due_on, "steps": workflow.steps.len(), "assignee": workflow.assignee });
-        tell(db, &workflow, ("workflow.started", payload), &Asked { actor, now }).await?;
+        tell(db, &workflow, ("workflow.started", payload), &Asked::by(actor, now)).await?;
     }
     Ok(workflow)
 }
@@ -226,7 +237,7 @@ async fn act(
     (act, note): (StepAct, Option<&str>),
     asked: &Asked<'_>,
 ) -> Result<(Workflow, Step), WorkflowError> {
-    let Moved { step: to, workflow: status } = workflow.act(&step, act, asked.actor)?;
+    let Moved { step: to, workflow: status } = workflow.act(&step, act, asked.actor, asked.person)?;
     let change = StepChange { act, from: step.status, to, note, actor: asked.actor };
     if !workflows::move_step(db, step.id, &change, asked.now).await? {
         return Err(Refusal::Step { position: step.position, status: step.status }.into());

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Advance, Asked, StartWorkflow, advance, start};
 use crate::{
-    domain::{Workflow, WorkflowKind},
+    domain::{Role, Workflow, WorkflowKind, workflow::Person},
     jobs::testing::World,
     store::{
         Page, events,
@@ -14,7 +14,13 @@ use crate::{
 };
 
 pub fn asked(world: &World) -> Asked<'static> {
-    Asked { actor: "user:anna", now: world.now() }
+    by_admin(world, "user:anna")
+}
+
+/// A person who may everything.
+pub fn by_admin<'a>(world: &World, actor: &'a str) -> Asked<'a> {
+    let person = Person { id: Uuid::nil(), role: Role::Admin };
+    Asked { actor, person: Some(person), now: world.now() }
 }
 
 /// Somebody who works here. Nothing of what is sealed is opened by workflows.
@@ -81,7 +87,7 @@ pub async fn begin(world: &World, new: StartWorkflow) -> Workflow {
 pub async fn done(world: &World, workflow: &Workflow, position: usize) -> Workflow {
     let mut tx = world.tenant().await;
     let ids = (workflow.id, workflow.steps[position - 1].id);
-    let program = Asked { actor: "api_key:test", now: world.now() };
+    let program = Asked::by("api_key:test", world.now());
     let workflow =
         advance(&mut tx, ids, Advance { note: None, approve: true, take_back: None }, &program).await.unwrap();
     tx.commit().await.unwrap();

@@ -48,7 +48,7 @@ async fn a_purchase_goes_through_its_steps_and_is_completed_by_the_last() {
     assert_eq!(workflow.deadline(), Some(world.today() + Duration::days(3)));
     let id = workflow.id;
     let step = |n: usize| (id, workflow.steps[n - 1].id);
-    let (anna, bo) = (asked(&world), Asked { actor: "user:bo", now: world.now() });
+    let (anna, bo) = (asked(&world), by_admin(&world, "user:bo"));
 
     let mut tx = world.tenant().await;
     let with = Advance { note: Some("three offers"), approve: false, take_back: None };

@@ -1,7 +1,8 @@
 //! What a one-off command works with.
 
-use std::sync::Arc;
+use std::{io::Read, path::Path, sync::Arc};
 
+use anyhow::Context;
 use backroom_queue::Registry;
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
 
@@ -19,6 +20,16 @@ pub struct Session {
     pub db: PgPool,
     pub registry: Arc<Registry<App>>,
     pub clock: Clock,
+}
+
+/// The file's text; that of standard input for `-`.
+pub fn text_of(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).context("could not read standard input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
 }
 
 impl Session {

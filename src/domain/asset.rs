@@ -65,6 +65,11 @@ text_enum! {
         Returned = "returned",
         Transferred = "transferred",
         StatusChanged = "status_changed",
+        /// Somebody corrected what it cost.
+        CostChanged = "cost_changed",
+        ResidualValueChanged = "residual_value_changed",
+        /// Somebody said what it is worth, or that it is computed from now on (no amount).
+        BookValueChanged = "book_value_changed",
     }
 }
 
@@ -148,10 +153,22 @@ pub struct Purchase {
     pub cost: Option<Decimal>,
     /// What it is worth at the end of its life; nothing if it is left out.
     pub residual_value: Option<Decimal>,
-    /// As the finance system has it; without it book value is computed.
+    /// As the finance system or a person has it; without it book value is computed.
     pub book_value: Option<Decimal>,
     pub purchase_order: Option<String>,
     pub invoice_number: Option<String>,
+}
+
+impl Purchase {
+    /// The amounts that are others than `before`, as its history tells of them.
+    pub fn corrections(&self, before: &Self) -> Vec<(TransactionKind, Option<Decimal>)> {
+        let amounts = [
+            (TransactionKind::CostChanged, before.cost, self.cost),
+            (TransactionKind::ResidualValueChanged, before.residual_value, self.residual_value),
+            (TransactionKind::BookValueChanged, before.book_value, self.book_value),
+        ];
+        amounts.into_iter().filter(|(_, before, after)| before != after).map(|(kind, _, after)| (kind, after)).collect()
+    }
 }
 
 impl fmt::Debug for Purchase {

@@ -55,8 +55,10 @@ text_enum! {
         AssetsWrite = "assets:write",
         /// Read workflows and their templates.
         WorkflowsRead = "workflows:read",
-        /// Start, advance, complete and cancel workflows; change templates.
+        /// Start, complete and cancel workflows; change templates.
         WorkflowsWrite = "workflows:write",
+        /// Say that a step of a workflow is done, approve it, send it back. A key that may change workflows may.
+        WorkflowsAdvance = "workflows:advance",
     }
 }
 
@@ -69,6 +71,8 @@ pub enum Reach {
     OwnCompany,
     /// Those of workspaces that the person is a member of; others do not exist for them.
     OwnWorkspaces,
+    /// Steps of workflows that are the person's, by name or by role; of others they see what there is.
+    OwnSteps,
     /// None: the action is refused.
     Nothing,
 }
@@ -76,7 +80,7 @@ pub enum Reach {
 /// The table of role and action.
 pub const fn reach(role: Role, action: Action) -> Reach {
     use Action as A;
-    use Reach::{All, Nothing, OwnCompany, OwnWorkspaces};
+    use Reach::{All, Nothing, OwnCompany, OwnSteps, OwnWorkspaces};
     let [admin, developer, user, customer] = match action {
         A::JobsRead | A::JobsWrite => [All, All, Nothing, Nothing],
         A::BillingRead => [All, All, Nothing, OwnCompany],
@@ -100,6 +104,7 @@ pub const fn reach(role: Role, action: Action) -> Reach {
         A::PeopleWrite => [All, Nothing, Nothing, Nothing],
         A::AssetsRead | A::WorkflowsRead => [All, All, All, Nothing],
         A::AssetsWrite | A::WorkflowsWrite => [All, All, Nothing, Nothing],
+        A::WorkflowsAdvance => [All, All, OwnSteps, Nothing],
     };
     match role {
         Role::Admin => admin,
@@ -112,12 +117,13 @@ pub const fn reach(role: Role, action: Action) -> Reach {
 impl Action {
     /// Whether it changes anything, which a suspended organization may not (TEN-5).
     pub fn writes(self) -> bool {
-        self.as_str().ends_with(":write")
+        !self.as_str().ends_with(":read")
     }
 
     /// The scope that a key needs for it; `None` where only a person may: a key is no member of a workspace.
     pub fn scope(self) -> Option<Scope> {
-        Scope::ALL.iter().copied().find(|scope| Action::from(*scope) == self)
+        let action = if self == Self::WorkflowsAdvance { Self::WorkflowsWrite } else { self };
+        Scope::ALL.iter().copied().find(|scope| Action::from(*scope) == action)
     }
 }
 
@@ -216,7 +222,8 @@ mod tests {
             assert_ne!(reach(Role::Admin, *action), Reach::Nothing, "{action}");
         }
         for action in Action::ALL.iter().filter(|action| action.writes()) {
-            let read: Action = action.as_str().replace(":write", ":read").parse().unwrap();
+            let (what, _) = action.as_str().split_once(':').unwrap();
+            let read: Action = format!("{what}:read").parse().unwrap();
             for role in Role::ALL.iter().filter(|role| reach(**role, *action) != Reach::Nothing) {
                 assert_ne!(reach(*role, read), Reach::Nothing, "{role} may do {action} and not {read}");
             }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::built_in::built_in;
-use super::{FieldErrors, Language, ParseError, Role, field_error::one_line, text::text_enum};
+use super::{Action, FieldErrors, Language, ParseError, Reach, Role, field_error::one_line, policy, text::text_enum};
 
 /// Steps of a template.
 pub const MAX_STEPS: usize = 50;
@@ -173,6 +173,13 @@ impl StepStatus {
     }
 }
 
+/// Somebody who acts, as what they are in the organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Person {
+    pub id: Uuid,
+    pub role: Role,
+}
+
 /// Whose it is to see to it: everybody with a role, or one person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub enum Assignee {
@@ -194,6 +201,14 @@ impl Assignee {
         match self {
             Self::Role(_) => None,
             Self::Person(id) => Some(id),
+        }
+    }
+
+    /// Whether it is this person's, by name or by role.
+    pub fn is(self, person: Person) -> bool {
+        match self {
+            Self::Role(role) => role == person.role,
+            Self::Person(id) => id == person.id,
         }
     }
 
@@ -222,17 +237,21 @@ pub struct TemplateStep {
     pub title: String,
     pub assignee: Assignee,
     /// Counted from the day that the workflow is about, such as the first day at work; negative before it.
+    #[serde(default)]
     pub due_in_days: i32,
+    #[serde(default)]
     pub needs_approval: bool,
 }
 
 /// A template of the organization's own, to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NewTemplate {
     pub kind: WorkflowKind,
     pub name: String,
     pub steps: Vec<TemplateStep>,
     /// Taken for its kind where no template is named.
+    #[serde(default)]
     pub is_default: bool,
 }
 
@@ -370,6 +389,14 @@ pub enum Refusal {
     Gate { position: u32, gate: u32 },
     #[error("step {position} has to be approved by somebody else than who did it")]
     OwnWork { position: u32 },
+    #[error("step {position} is not yours: who it is assigned to, or somebody who may change workflows, advances it")]
+    NotYours { position: u32 },
+    #[error("step {position} is approved or sent back by whom it or the workflow is assigned to, or by an admin")]
+    NotApprover { position: u32 },
+    #[error(
+        "step {position} waits for the person it is assigned to; who started the workflow does not approve it for them"
+    )]
+    OwnRequest { position: u32 },
     #[error("step {position} takes no asset back")]
     NoAsset { position: u32 },
     #[error("{0} of its steps are open; advance them, or complete it and skip them (skip_open_steps)")]
@@ -388,9 +415,9 @@ pub struct Moved {
 }
 
 impl Workflow {
-    /// What the act on one of its steps leads to. The last open step completes the workflow. A person does not approve what they did
-    /// themselves; a program or an operator answers for whom it stands for.
-    pub fn act(&self, step: &Step, act: StepAct, actor: &str) -> Result<Moved, Refusal> {
+    /// What the act on one of its steps leads to. The last open step completes the workflow. `actor` is as events name them, `person` who
+    /// that is; a program or an operator (`None`) answers for whom it stands for.
+    pub fn act(&self, step: &Step, act: StepAct, actor: &str, person: Option<Person>) -> Result<Moved, Refusal> {
         if self.status.has_ended() {
             return Err(Refusal::Ended(self.status));
         }
@@ -399,11 +426,35 @@ impl Workflow {
         if let (StepAct::Advance, Some(gate)) = (act, self.gate_before(position)) {
             return Err(Refusal::Gate { position, gate });
         }
-        if act == StepAct::Approve && actor.starts_with("user:") && step.advanced_by.as_deref() == Some(actor) {
-            return Err(Refusal::OwnWork { position });
+        if let Some(person) = person {
+            self.check_person(step, act, (actor, person))?;
         }
         let open = to.is_open() || self.steps.iter().any(|other| other.id != step.id && other.status.is_open());
         Ok(Moved { step: to, workflow: if open { WorkflowStatus::InProgress } else { WorkflowStatus::Completed } })
+    }
+
+    /// A person advances what is theirs, or anything if they may change workflows. They approve what somebody else did, where it is theirs
+    /// or they see to the whole or are an admin; what a step leaves to somebody by name, who started the workflow does not approve.
+    fn check_person(&self, step: &Step, act: StepAct, (actor, person): (&str, Person)) -> Result<(), Refusal> {
+        let position = step.position;
+        let (own, did) = (step.assignee.is(person), step.advanced_by.as_deref() == Some(actor));
+        if act == StepAct::Advance {
+            let any = policy::reach(person.role, Action::WorkflowsAdvance) == Reach::All;
+            return if own || any { Ok(()) } else { Err(Refusal::NotYours { position }) };
+        }
+        if did {
+            // What they said themselves, they may take back.
+            return if act == StepAct::Reject { Ok(()) } else { Err(Refusal::OwnWork { position }) };
+        }
+        if !own && !self.assignee.is(person) && person.role != Role::Admin {
+            return Err(Refusal::NotApprover { position });
+        }
+        let named = step.assignee.person().map(|id| format!("user:{id}"));
+        let waits = named.is_some() && named != step.advanced_by;
+        if act == StepAct::Approve && waits && !own && self.created_by == actor {
+            return Err(Refusal::OwnRequest { position });
+        }
+        Ok(())
     }
 
     /// The first step before `position` whose approval is missing.

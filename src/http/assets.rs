@@ -93,7 +93,7 @@ struct AssetRequest {
 }
 
 /// A change of what is said of an asset: what is left out stays, `null` takes a value away (RFC 7396). Where it is and who has it,
-/// `assign`, `return`, `transfer` and `status` change.
+/// `assign`, `return`, `transfer` and `status` change. An amount that is corrected is told in its history.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AssetChange {
@@ -118,6 +118,10 @@ struct AssetChange {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     residual_value: Option<Option<Decimal>>,
+    /// What it is worth from now on, whatever straight-line depreciation would say; `null`: computed again.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    book_value: Option<Option<Decimal>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
     purchase_order: Option<Option<String>>,
@@ -167,7 +171,7 @@ pub(super) struct AssetView {
     cost: Option<Decimal>,
     #[schema(value_type = Option<String>)]
     residual_value: Option<Decimal>,
-    /// What it is worth today: the finance system's word, or its cost less what straight-line depreciation has taken.
+    /// What it is worth today: the finance system's word or a person's, or its cost less what straight-line depreciation has taken.
     #[schema(value_type = Option<String>)]
     book_value: Option<Decimal>,
     purchase_order: Option<String>,
@@ -340,7 +344,7 @@ impl AssetChange {
             purchase: Purchase {
                 cost: self.cost.unwrap_or(purchase.cost),
                 residual_value: self.residual_value.unwrap_or(purchase.residual_value),
-                book_value: purchase.book_value,
+                book_value: self.book_value.unwrap_or(purchase.book_value),
                 purchase_order: self.purchase_order.unwrap_or(purchase.purchase_order),
                 invoice_number: self.invoice_number.unwrap_or(purchase.invoice_number),
             },
@@ -498,9 +502,9 @@ async fn change(
     let (sealer, actor) = (sealer(&state, &caller), caller.actor());
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     let found = assets::lock(&mut tx, sealer, id).await?.ok_or_else(|| Problem::not_found("asset"))?;
-    let changed = change.apply(found.facts)?;
+    let changed = change.apply(found.facts.clone())?;
     let asked = asked(&state, &actor, &origin);
-    let asset = doors::change_asset(&mut tx, sealer, (id, &changed), &asked).await.map_err(refused)?;
+    let asset = doors::change_asset(&mut tx, sealer, (&found, &changed), &asked).await.map_err(refused)?;
     tx.commit().await?;
     let today = state.app.clock.today(caller.organization.time_zone);
     Ok(Json(AssetView::of(asset, &caller, today)))

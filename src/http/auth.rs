@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`May<P>`] | a key with the scope, or a person whom the policy gives all of the organization's records |
 //! | [`OfCompany<P>`] | the same, and a customer; the handler keeps to [`OfCompany::company`] |
+//! | [`OfSteps<P>`] | as [`May<P>`], and who has steps of their own; whose a step is, [`Workflow::act`](crate::domain::Workflow::act) asks |
 //! | [`Person<P>`] | a person whom the policy gives any records; the handler asks which, such as whose workspace it is |
 //! | [`SignedIn`] | any person |
 //! | [`Within<P>`] | as [`May<P>`], or the operator |
@@ -199,6 +200,7 @@ permissions!(
     AssetsWrite,
     WorkflowsRead,
     WorkflowsWrite,
+    WorkflowsAdvance,
 );
 
 /// A caller that may do what the permission says with all of the organization's records.
@@ -262,9 +264,33 @@ impl<P: Permission, S: Send + Sync> FromRequestParts<S> for OfCompany<P> {
                 let company = caller.person().and_then(|member| member.company_id);
                 Some(company.ok_or_else(|| caller.refused(P::ACTION))?)
             }
-            Reach::OwnWorkspaces | Reach::Nothing => return Err(caller.refused(P::ACTION)),
+            Reach::OwnWorkspaces | Reach::OwnSteps | Reach::Nothing => return Err(caller.refused(P::ACTION)),
         };
         Ok(Self(May { caller, permission: PhantomData }, company))
+    }
+}
+
+/// A caller that may do what the permission says with all steps of the organization's workflows, or with their own: whose a step is,
+/// its workflow says.
+pub struct OfSteps<P>(May<P>);
+
+impl<P> Deref for OfSteps<P> {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.0
+    }
+}
+
+impl<P: Permission, S: Send + Sync> FromRequestParts<S> for OfSteps<P> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = caller_of(parts)?;
+        match caller.check(P::ACTION)? {
+            Reach::All | Reach::OwnSteps => Ok(Self(May { caller, permission: PhantomData })),
+            Reach::OwnCompany | Reach::OwnWorkspaces | Reach::Nothing => Err(caller.refused(P::ACTION)),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiState,
     assets::asked,
-    auth::{May, WorkflowsWrite},
+    auth::{OfSteps, WorkflowsAdvance},
     extract::{Ids, Posted},
     network::Origin,
     openapi::Problems,
@@ -52,17 +52,18 @@ struct DecisionRequest {
     note: Option<String>,
 }
 
-/// Says that a step is done. One that needs approval then waits for it; the last one completes the workflow.
+/// Says that a step is done. One that needs approval then waits for it; the last one completes the workflow. Who may not change
+/// workflows advances their own steps: those that are assigned to them or to their role.
 #[utoipa::path(
     post, path = "/workflows/{id}/steps/{step_id}/advance", tag = "workflows", operation_id = "advance_workflow_step",
-    security(("api_key" = ["workflows:write"]), ("person" = ["workflows:write"])),
+    security(("api_key" = ["workflows:write"]), ("person" = ["workflows:advance"])),
     params(("id" = Uuid, Path), ("step_id" = Uuid, Path)),
     request_body = AdvanceRequest,
     responses((status = 200, body = WorkflowView), Problems)
 )]
 async fn advance(
     State(state): State<ApiState>,
-    caller: May<WorkflowsWrite>,
+    caller: OfSteps<WorkflowsAdvance>,
     Ids(ids): Ids,
     origin: Origin,
     posted: Posted<AdvanceRequest>,
@@ -80,17 +81,18 @@ async fn advance(
     carry_out(&state, &caller, (id, Deed::Advance(step, with)), posted.idempotency.as_ref()).await
 }
 
-/// Approves a step that somebody else did.
+/// Approves a step that somebody else did: whom the step or the workflow is assigned to does, or an admin. A step that is left to
+/// somebody by name is not approved for them by who started the workflow.
 #[utoipa::path(
     post, path = "/workflows/{id}/steps/{step_id}/approve", tag = "workflows", operation_id = "approve_workflow_step",
-    security(("api_key" = ["workflows:write"]), ("person" = ["workflows:write"])),
+    security(("api_key" = ["workflows:write"]), ("person" = ["workflows:advance"])),
     params(("id" = Uuid, Path), ("step_id" = Uuid, Path)),
     request_body = DecisionRequest,
     responses((status = 200, body = WorkflowView), Problems)
 )]
 async fn approve(
     State(state): State<ApiState>,
-    caller: May<WorkflowsWrite>,
+    caller: OfSteps<WorkflowsAdvance>,
     Ids(ids): Ids,
     posted: Posted<DecisionRequest>,
 ) -> Result<Response, Problem> {
@@ -100,17 +102,17 @@ async fn approve(
     carry_out(&state, &caller, (id, Deed::Approve(step, note)), posted.idempotency.as_ref()).await
 }
 
-/// Sends a step back that waits for approval, to be done again.
+/// Sends a step back that waits for approval, to be done again. Who may approve it may, and who did it.
 #[utoipa::path(
     post, path = "/workflows/{id}/steps/{step_id}/reject", tag = "workflows", operation_id = "reject_workflow_step",
-    security(("api_key" = ["workflows:write"]), ("person" = ["workflows:write"])),
+    security(("api_key" = ["workflows:write"]), ("person" = ["workflows:advance"])),
     params(("id" = Uuid, Path), ("step_id" = Uuid, Path)),
     request_body = DecisionRequest,
     responses((status = 200, body = WorkflowView), Problems)
 )]
 async fn reject(
     State(state): State<ApiState>,
-    caller: May<WorkflowsWrite>,
+    caller: OfSteps<WorkflowsAdvance>,
     Ids(ids): Ids,
     posted: Posted<DecisionRequest>,
 ) -> Result<Response, Problem> {

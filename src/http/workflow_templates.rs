@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Assignee, FieldErrors, Limits, Role, WorkflowKind,
+        Assignee, FieldErrors, Limits, WorkflowKind,
         workflow::{NewTemplate, Template, TemplateStep, built_in},
     },
     jobs::workflows::{self, Asked},
@@ -171,8 +171,7 @@ pub(super) async fn check_assignee(
     (field, assignee): (&str, Assignee),
 ) -> Result<(), Problem> {
     let Some(person) = assignee.person() else { return Ok(()) };
-    let membership = memberships::find(db, organization, person).await?;
-    if membership.is_some_and(|membership| membership.role != Role::Customer) {
+    if memberships::works_in(db, organization, person).await? {
         return Ok(());
     }
     Err(Problem::field(
@@ -213,7 +212,7 @@ async fn create(
     let mut work = work.enter(&organization).await?;
     let (actor, now) = (caller.actor(), state.app.clock.now());
     let limits = Limits::of(organization.tier);
-    let template = workflows::create_template(&mut work, &new, limits, &Asked { actor: &actor, now }).await?;
+    let template = workflows::create_template(&mut work, &new, limits, &Asked::by(&actor, now)).await?;
     let location = format!("/api/v1/workflow-templates/{}", template.id);
     work.finish(Answer::new(StatusCode::CREATED, &TemplateView::from(template)).at(location)).await
 }
@@ -293,7 +292,7 @@ async fn change(
         tx = tenant::TenantTx::enter(plane, &caller.organization).await?;
     }
     let (actor, now) = (caller.actor(), state.app.clock.now());
-    let template = workflows::change_template(&mut tx, (id, &changed), &Asked { actor: &actor, now }).await?;
+    let template = workflows::change_template(&mut tx, (id, &changed), &Asked::by(&actor, now)).await?;
     let template = template.ok_or_else(|| Problem::not_found("template"))?;
     tx.commit().await?;
     Ok(Json(template.into()))
@@ -309,7 +308,7 @@ async fn change(
 async fn remove(State(state): State<ApiState>, caller: May<WorkflowsWrite>, Id(id): Id) -> Result<StatusCode, Problem> {
     let (actor, now) = (caller.actor(), state.app.clock.now());
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
-    if !workflows::remove_template(&mut tx, id, &Asked { actor: &actor, now }).await? {
+    if !workflows::remove_template(&mut tx, id, &Asked::by(&actor, now)).await? {
         return Err(Problem::not_found("template"));
     }
     tx.commit().await?;

@@ -21,7 +21,7 @@ use crate::{
     domain::{
         Assignee, FieldErrors, Scope, StepStatus, Workflow, WorkflowKind, WorkflowStatus,
         field_error::{many_lines, one_line},
-        workflow::{MAX_NOTE, Step},
+        workflow::{MAX_NOTE, Person, Refusal, Step},
     },
     jobs::workflows::{self as doors, Advance, Asked, Complete, StartWorkflow, WorkflowError},
     store::{
@@ -269,6 +269,9 @@ impl From<WorkflowError> for Problem {
     fn from(error: WorkflowError) -> Self {
         match error {
             WorkflowError::Unknown(what) => Self::not_found(what),
+            WorkflowError::Refused(
+                refusal @ (Refusal::NotYours { .. } | Refusal::NotApprover { .. } | Refusal::OwnRequest { .. }),
+            ) => Self::new(ProblemType::Forbidden, refusal.to_string()),
             WorkflowError::Refused(refusal) => Self::conflict(refusal.to_string()),
             WorkflowError::Store(error) => refused(error),
         }
@@ -306,7 +309,8 @@ pub(super) async fn carry_out(
         Begun::Answered(response) => return Ok(response),
     };
     let actor = caller.actor();
-    let asked = Asked { actor: &actor, now: state.app.clock.now() };
+    let person = caller.person().map(|member| Person { id: member.user_id, role: member.role });
+    let asked = Asked { actor: &actor, person, now: state.app.clock.now() };
     let workflow = match deed {
         Deed::Advance(step, with) => doors::advance(&mut work, (id, step), with, &asked).await?,
         Deed::Approve(step, note) => doors::approve(&mut work, (id, step), note, &asked).await?,

@@ -8,8 +8,8 @@ use sqlx::{PgConnection, QueryBuilder};
 use uuid::Uuid;
 
 pub use self::taken::{
-    Gone, Known, Owner, TakenRow, address_owners, forget_source, gone, insert_taken, known, print, prints,
-    resolve_managers, update_taken,
+    Gone, Known, Owner, TakenRow, address_owners, forget_source, gone, hold_offboardings, insert_taken, known, leaving,
+    print, prints, release_offboardings, resolve_managers, update_taken,
 };
 use super::{Page, Sealer, StoreError, prefix_end, stored};
 use crate::domain::{
@@ -359,7 +359,7 @@ pub async fn reactivate(
     now: DateTime<Utc>,
 ) -> Result<Option<Employee>, StoreError> {
     let done = sqlx::query!(
-        "update employees set status = 'active', termination_date = null, updated_at = $2
+        "update employees set status = 'active', termination_date = null, offboarding = null, updated_at = $2
          where id = $1 and status = 'terminated'",
         id,
         now

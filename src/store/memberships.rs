@@ -126,6 +126,12 @@ pub async fn find(
     .transpose()
 }
 
+/// Whether the person works in the organization: is a member, and no customer.
+pub async fn works_in(db: &mut PgConnection, organization_id: Uuid, user_id: Uuid) -> Result<bool, StoreError> {
+    let membership = find(db, organization_id, user_id).await?;
+    Ok(membership.is_some_and(|membership| membership.role != Role::Customer))
+}
+
 /// As [`find`], and nobody ends or changes the membership until this transaction ends.
 pub async fn lock(
     db: &mut PgConnection,

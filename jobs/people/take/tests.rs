@@ -51,6 +51,14 @@ impl Hris {
         taken.into_iter().map(|taken| taken.outcome).collect()
     }
 
+    /// The run's end; why offboardings are held, if so.
+    async fn end(&self, confirmed: bool) -> Option<String> {
+        let mut tx = self.world.tenant().await;
+        let held = start_offboardings(&mut tx, &self.taking(), confirmed).await.unwrap();
+        tx.commit().await.unwrap();
+        held
+    }
+
     async fn all(&self) -> Vec<Employee> {
         let filter = employees::EmployeeFilter::default();
         employees::page(&mut *self.world.tenant().await, self.sealer(), &filter, Page::first(1000)).await.unwrap()
@@ -206,6 +214,7 @@ async fn only_a_new_hire_is_onboarded_and_nobody_in_the_first_run() {
     let mut expected = vec![ids(&outcomes[0]).to_string(), ids(&outcomes[2]).to_string()];
     expected.sort_unstable();
     assert_eq!(whom, expected);
+    hris.end(false).await;
     assert_eq!(hris.started().await.1, 0, "who comes as terminated has no offboarding");
 
     let first = Taking { first_run: true, source: Source { integration_id: Uuid::from_u128(8) }, ..hris.taking() };
@@ -222,7 +231,9 @@ async fn a_termination_starts_one_offboarding_and_a_return_is_told() {
     hris.take(&gone).await;
     let stored = hris.one("1").await.facts;
     assert_eq!((stored.status, stored.termination_date), (EmployeeStatus::Terminated, Some(hris.world.today())));
+    assert_eq!(hris.end(false).await, None);
     hris.take(&gone).await;
+    assert_eq!(hris.end(false).await, None);
     assert_eq!(hris.started().await.1, 1);
 
     hris.take(&[record("1", anna())]).await;
@@ -242,6 +253,7 @@ async fn a_rehire_is_onboarded_too() {
         let again = EmployeeFacts { hire_date: hired_again.parse().ok(), ..was.clone() };
         for facts in [was, gone, again] {
             hris.take(&[record(&n.to_string(), facts)]).await;
+            hris.end(false).await;
         }
         assert_eq!(hris.started().await, (onboardings, n), "{hired_again}");
     }
@@ -315,11 +327,46 @@ async fn who_is_gone_at_the_source_is_terminated_once_and_may_come_back() {
     };
     assert_eq!(leave().await, [Outcome::Updated(id), Outcome::Unchanged]);
     assert_eq!(leave().await, [Outcome::Unchanged, Outcome::Unchanged]);
+    assert_eq!(hris.end(false).await, None);
     assert_eq!(hris.started().await.1, 1);
     assert_eq!(hris.one("1").await.facts.status, EmployeeStatus::Terminated);
 
     assert_eq!(hris.take(&[record("1", anna())]).await, [Outcome::Updated(id)], "the same words bring them back");
     assert_eq!(hris.events(id).await, ["employee.created", "employee.terminated", "employee.reactivated"]);
+}
+
+/// ASSET-6: an HRIS that may no longer read most people does not send them home.
+#[tokio::test]
+async fn too_many_who_leave_in_one_run_are_held_until_somebody_has_had_a_look() {
+    let hris = Hris::new().await;
+    let of = |n: usize, standing| {
+        let work_email = Some(EmailAddress::parse(&format!("p{n}@acme.example")).unwrap());
+        record(&n.to_string(), EmployeeFacts { work_email, standing, ..anna() })
+    };
+    let all = |standing| (0..40).map(|n| of(n, standing)).collect::<Vec<_>>();
+    hris.take(&all(Standing::Active)).await;
+    // Ten of forty are a quarter and no more.
+    hris.take(&all(Standing::Terminated)[..10]).await;
+    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.started().await.1, 10);
+
+    // Page by page, and some only vanish.
+    hris.take(&all(Standing::Terminated)[10..15]).await;
+    let mut tx = hris.world.tenant().await;
+    let ids: Vec<String> = (15..21).map(|n: usize| n.to_string()).collect();
+    employees_gone(&mut tx, hris.sealer(), &hris.taking(), &ids).await.unwrap();
+    tx.commit().await.unwrap();
+    let held = hris.end(true).await.unwrap();
+    assert!(held.starts_with("one run terminated 11 of 30 people"), "{held}");
+    assert_eq!(hris.started().await.1, 10, "also for who asked for this very run");
+
+    // Five are back, one leaves as people do; the next runs leave the others alone.
+    hris.take(&all(Standing::Active)[10..15]).await;
+    hris.take(&[of(30, Standing::Terminated)]).await;
+    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.started().await.1, 11);
+    assert_eq!((hris.end(true).await, hris.end(true).await), (None, None));
+    assert_eq!(hris.started().await.1, 11 + 6, "somebody has had a look");
 }
 
 /// SYNC-3

@@ -1,7 +1,7 @@
 //! `backroom integration add|change|remove|enable|disable`. Credentials come from a file or from standard input, never from the command
 //! line, which others on the machine can read.
 
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 use anyhow::Context;
 use secrecy::SecretString;
@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use super::{ACTOR, Add, Change, One, Output, Session, document, doors, find};
 use crate::{
-    cli::exit::{not_found, usage},
+    cli::{
+        exit::{not_found, usage},
+        session::text_of,
+    },
     domain::integration::{IntegrationChange, NewIntegration},
     store::{Sealer, integrations},
     tenant,
@@ -17,15 +20,7 @@ use crate::{
 
 /// Reads credentials by name; `null` takes one away. What is wrong with them is told without a word of them.
 fn read(path: &Path) -> anyhow::Result<Vec<(String, Option<SecretString>)>> {
-    let mut text = String::new();
-    let read = match path.to_str() {
-        Some("-") => std::io::stdin().read_to_string(&mut text).context("could not read standard input"),
-        _ => {
-            let file = std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text));
-            file.with_context(|| format!("could not read {}", path.display()))
-        }
-    };
-    read?;
+    let text = text_of(path)?;
     parse(&text).ok_or_else(|| usage("the credentials are not a JSON object of texts"))
 }
 

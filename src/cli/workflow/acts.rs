@@ -1,4 +1,4 @@
-//! `backroom workflow show`, `start`, `advance`, `complete` and `cancel`
+//! `backroom workflow show`, `start`, `advance`, `reject`, `complete`, `cancel` and `fail`
 
 use chrono::NaiveDate;
 use uuid::Uuid;
@@ -71,6 +71,27 @@ pub struct Advance {
     /// What there is to say about it
     #[arg(long)]
     note: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct Reject {
+    #[command(flatten)]
+    one: One,
+    /// Number of the step, from `workflow show`; the first one that waits for approval if left out
+    #[arg(long, value_name = "N")]
+    step: Option<u32>,
+    /// Why
+    #[arg(long)]
+    note: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct Fail {
+    #[command(flatten)]
+    one: One,
+    /// Why
+    #[arg(long)]
+    reason: String,
 }
 
 #[derive(clap::Args)]
@@ -154,7 +175,7 @@ pub async fn advance(session: &Session, args: Advance, output: Output) -> anyhow
         None => row.next_step().or_else(|| row.steps.iter().find(|step| step.status.is_open())),
     };
     let chosen = chosen.ok_or_else(|| not_found("there is no such step; `workflow show` lists them"))?;
-    let (ids, asked) = ((one.id, chosen.id), Asked { actor: ACTOR, now: session.clock.now() });
+    let (ids, asked) = ((one.id, chosen.id), Asked::by(ACTOR, session.clock.now()));
     let app = return_asset.then(|| session.app()).transpose()?;
     let by = assets::Asked::by(ACTOR, session.clock.now());
     let sealed = app.as_ref().map(|app| Sealer::new(&app.vault, organization.slug.as_str()));
@@ -170,10 +191,29 @@ pub async fn advance(session: &Session, args: Advance, output: Output) -> anyhow
     output.answer(&document(&row), || told(&row, output))
 }
 
+pub async fn reject(session: &Session, args: Reject, output: Output) -> anyhow::Result<()> {
+    let Reject { one, step, note } = args;
+    check_note("--note", note.as_deref())?;
+    let organization = session.organization(&one.org).await?;
+    let asked = Asked::by(ACTOR, session.clock.now());
+    let mut tx = tenant::begin(&session.db, &organization).await?;
+    let found = workflows::lock(&mut tx, one.id).await?;
+    let row = found.ok_or_else(|| not_found(format!("{} has no workflow {}", one.org, one.id)))?;
+    let chosen = row.steps.iter().find(|candidate| match step {
+        Some(position) => candidate.position == position,
+        None => candidate.status == StepStatus::AwaitingApproval,
+    });
+    let chosen = chosen.ok_or_else(|| not_found("no such step waits for approval; `workflow show` lists them"))?;
+    let rejected = doors::reject(&mut tx, (one.id, chosen.id), note.as_deref(), &asked).await;
+    let row = rejected.map_err(|error| explained(error, &one))?;
+    tx.commit().await?;
+    output.answer(&document(&row), || told(&row, output))
+}
+
 pub async fn complete(session: &Session, args: Complete, output: Output) -> anyhow::Result<()> {
     let Complete { one, skip_open_steps } = args;
     let organization = session.organization(&one.org).await?;
-    let asked = Asked { actor: ACTOR, now: session.clock.now() };
+    let asked = Asked::by(ACTOR, session.clock.now());
     let mut tx = tenant::begin(&session.db, &organization).await?;
     let completed = doors::complete(&mut tx, one.id, doors::Complete { skip_open: skip_open_steps }, &asked).await;
     let row = completed.map_err(|error| explained(error, &one))?;
@@ -185,10 +225,25 @@ pub async fn cancel(session: &Session, args: Cancel, output: Output) -> anyhow::
     let Cancel { one, reason } = args;
     check_note("--reason", reason.as_deref())?;
     let organization = session.organization(&one.org).await?;
-    let asked = Asked { actor: ACTOR, now: session.clock.now() };
+    let asked = Asked::by(ACTOR, session.clock.now());
     let mut tx = tenant::begin(&session.db, &organization).await?;
     let cancelled = doors::cancel(&mut tx, one.id, reason.as_deref(), &asked).await;
     let row = cancelled.map_err(|error| explained(error, &one))?;
+    tx.commit().await?;
+    ended(&row, output)
+}
+
+pub async fn fail(session: &Session, args: Fail, output: Output) -> anyhow::Result<()> {
+    let Fail { one, reason } = args;
+    check_note("--reason", Some(&reason))?;
+    if reason.trim().is_empty() {
+        return Err(usage("--reason has to say why"));
+    }
+    let organization = session.organization(&one.org).await?;
+    let asked = Asked::by(ACTOR, session.clock.now());
+    let mut tx = tenant::begin(&session.db, &organization).await?;
+    let failed = doors::fail(&mut tx, one.id, &reason, &asked).await;
+    let row = failed.map_err(|error| explained(error, &one))?;
     tx.commit().await?;
     ended(&row, output)
 }

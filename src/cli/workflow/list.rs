@@ -1,6 +1,5 @@
-//! `backroom workflow list`, `overdue` and `templates`
+//! `backroom workflow list` and `overdue`
 
-use serde_json::json;
 use uuid::Uuid;
 
 use super::super::{
@@ -8,9 +7,9 @@ use super::super::{
     session::Session,
 };
 use crate::{
-    domain::{Workflow as Row, WorkflowKind, WorkflowStatus, workflow::built_in},
+    domain::{Workflow as Row, WorkflowKind, WorkflowStatus},
     store::{
-        Page, workflow_templates,
+        Page,
         workflows::{self, WorkflowFilter},
     },
     tenant,
@@ -46,22 +45,6 @@ pub struct Overdue {
     /// Slug of the organization
     #[arg(long)]
     pub org: String,
-    /// Rows at most
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
-    pub limit: i64,
-    /// Where the page before ended
-    #[arg(long)]
-    pub cursor: Option<Uuid>,
-}
-
-#[derive(clap::Args)]
-pub struct Templates {
-    /// Slug of the organization
-    #[arg(long)]
-    pub org: String,
-    /// onboarding, offboarding, repair, procurement or transfer
-    #[arg(long)]
-    pub kind: Option<WorkflowKind>,
     /// Rows at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=1000))]
     pub limit: i64,
@@ -118,40 +101,5 @@ async fn rows(
         });
         let header = ["id", "kind", "title", "status", "done", "next due", "due"];
         output.table(header, table.collect(), empty) + &more(next)
-    })
-}
-
-pub async fn templates(session: &Session, args: Templates, output: Output) -> anyhow::Result<()> {
-    let organization = session.organization(&args.org).await?;
-    let mut tx = tenant::begin(&session.db, &organization).await?;
-    let wanted = Page { after: args.cursor, ..Page::first(args.limit) };
-    let rows = workflow_templates::page(&mut tx, args.kind, wanted).await?;
-    tx.rollback().await?;
-    let next = next_cursor(&rows, args.limit, |template| template.id);
-    let kinds = WorkflowKind::ALL.iter().copied().filter(|kind| args.kind.is_none_or(|wanted| wanted == *kind));
-    let own: Vec<_> = kinds.map(|kind| (kind, built_in(kind, organization.locale))).collect();
-    let documents: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "id": row.id, "kind": row.kind, "name": row.name, "is_default": row.is_default, "steps": row.steps,
-                "created_at": row.created_at, "updated_at": row.updated_at,
-            })
-        })
-        .collect();
-    let mut document = page("templates", &documents, next);
-    document["built_in"] = own.iter().map(|(kind, steps)| json!({ "kind": kind, "steps": steps })).collect();
-    output.answer(&document, || {
-        let made = rows.iter().map(|row| {
-            let default = if row.is_default { "yes" } else { "-" };
-            [cell(row.id), cell(row.kind), cell(&row.name), cell(default), cell(row.steps.len())]
-        });
-        let built_in = own.iter().map(|(kind, steps)| {
-            let replaced = rows.iter().any(|row| row.kind == *kind && row.is_default);
-            let default = if replaced { "-" } else { "yes" };
-            [cell("-"), cell(kind), cell("built in"), cell(default), cell(steps.len())]
-        });
-        let header = ["id", "kind", "name", "default", "steps"];
-        output.table(header, made.chain(built_in).collect(), "there is no template") + &more(next)
     })
 }

@@ -2,6 +2,7 @@
 
 mod acts;
 mod list;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,10 @@ pub enum Workflow {
     Overdue(list::Overdue),
     /// List the templates that the organization made, and the product's own steps for each kind
     #[command(after_help = "Example:\n  backroom workflow templates --org acme --kind onboarding")]
-    Templates(list::Templates),
+    Templates(template::Templates),
+    /// Make templates of the organization's own
+    #[command(subcommand, after_help = "Example:\n  backroom workflow template add hire.json --org acme")]
+    Template(Template),
     /// Show a workflow with its steps
     #[command(after_help = "Example:\n  backroom workflow show 01980a3c-4f00-7000-8000-000000000000 --org acme")]
     Show(One),
@@ -41,6 +45,11 @@ pub enum Workflow {
         after_help = "Example:\n  backroom workflow advance 01980a3c-4f00-7000-8000-000000000000 --org acme --step 2 --approve"
     )]
     Advance(acts::Advance),
+    /// Send a step back that waits for approval, to be done again
+    #[command(
+        after_help = "Example:\n  backroom workflow reject 01980a3c-4f00-7000-8000-000000000000 --org acme --note 'too dear'"
+    )]
+    Reject(acts::Reject),
     /// Complete a workflow by hand
     #[command(
         after_help = "Example:\n  backroom workflow complete 01980a3c-4f00-7000-8000-000000000000 --org acme --skip-open-steps"
@@ -51,6 +60,18 @@ pub enum Workflow {
         after_help = "Example:\n  backroom workflow cancel 01980a3c-4f00-7000-8000-000000000000 --org acme --reason 'did not come'"
     )]
     Cancel(acts::Cancel),
+    /// Say that a workflow cannot be done, and why
+    #[command(
+        after_help = "Example:\n  backroom workflow fail 01980a3c-4f00-7000-8000-000000000000 --org acme --reason 'sold out'"
+    )]
+    Fail(acts::Fail),
+}
+
+#[derive(Subcommand)]
+pub enum Template {
+    /// Store a template, which is read as the API takes it: kind, name, steps, is_default
+    #[command(after_help = "Example:\n  backroom workflow template add hire.json --org acme")]
+    Add(template::Add),
 }
 
 #[derive(clap::Args)]
@@ -66,12 +87,15 @@ pub async fn run(session: &Session, command: Workflow, output: Output) -> anyhow
     match command {
         Workflow::List(args) => list::list(session, args, output).await?,
         Workflow::Overdue(args) => list::overdue(session, args, output).await?,
-        Workflow::Templates(args) => list::templates(session, args, output).await?,
+        Workflow::Templates(args) => template::templates(session, args, output).await?,
+        Workflow::Template(Template::Add(args)) => template::add(session, args, output).await?,
         Workflow::Show(one) => acts::show(session, one, output).await?,
         Workflow::Start(args) => acts::start(session, args, output).await?,
         Workflow::Advance(args) => acts::advance(session, args, output).await?,
+        Workflow::Reject(args) => acts::reject(session, args, output).await?,
         Workflow::Complete(args) => acts::complete(session, args, output).await?,
         Workflow::Cancel(args) => acts::cancel(session, args, output).await?,
+        Workflow::Fail(args) => acts::fail(session, args, output).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -62,13 +62,50 @@ async fn an_operator_starts_advances_completes_and_cancels() {
     }
 }
 
+/// ASSET-5, CLI-4
+#[tokio::test]
+async fn an_operator_makes_a_template_sends_a_step_back_and_fails_a_workflow() {
+    let world = World::new().await;
+    let mut tx = world.app.db.acquire().await.unwrap();
+    sqlx::query("update organizations set tier = 'pro'").execute(&mut *tx).await.unwrap();
+    drop(tx);
+    let session = session(&world);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("buy.json");
+    let add = format!("template add {} --org acme", file.display());
+    let write = |steps: &str| {
+        let text = format!(r#"{{"kind": "procurement", "name": "Ours", "is_default": true, "steps": {steps}}}"#);
+        std::fs::write(&file, text).unwrap();
+    };
+    write(r#"[{"title": "Buy", "assignee": {"role": "customer"}}]"#);
+    let wrong = said(&session, &add).await.unwrap_err();
+    assert!(wrong.is::<Usage>() && wrong.to_string().contains("steps[0].assignee"), "{wrong:#}");
+    write(&format!(r#"[{{"title": "Buy", "assignee": {{"user_id": "{}"}}}}]"#, Uuid::nil()));
+    let stranger = said(&session, &add).await.unwrap_err();
+    assert!(stranger.is::<Usage>() && stranger.to_string().contains("does not work in acme"), "{stranger:#}");
+    write(r#"[{"title": "Buy", "assignee": {"role": "user"}, "needs_approval": true}]"#);
+    said(&session, &add).await.unwrap();
+    assert!(said(&session, &add).await.unwrap_err().is::<Usage>(), "the name is taken");
+
+    said(&session, "start procurement --org acme").await.unwrap();
+    let id = all(&world).await[0].id;
+    assert!(said(&session, &format!("reject {id} --org acme")).await.unwrap_err().is::<NotFound>());
+    said(&session, &format!("advance {id} --org acme")).await.unwrap();
+    said(&session, &format!("reject {id} --org acme --note dear")).await.unwrap();
+    let step = reload(&world, id).await.steps.remove(0);
+    assert_eq!((step.title.as_str(), step.status, step.note.as_deref()), ("Buy", StepStatus::Pending, Some("dear")));
+    said(&session, &format!("fail {id} --org acme --reason sold-out")).await.unwrap();
+    let after = reload(&world, id).await;
+    assert_eq!((after.status, after.reason.as_deref()), (WorkflowStatus::Failed, Some("sold-out")));
+}
+
 /// ASSET-5
 #[tokio::test]
 async fn what_is_not_there_or_makes_no_sense_is_said_so() {
     let world = World::new().await;
     let session = session(&world);
     let nothing = Uuid::now_v7();
-    for line in ["show", "advance", "complete", "cancel"] {
+    for line in ["show", "advance", "reject", "complete", "cancel"] {
         let missing = said(&session, &format!("{line} {nothing} --org acme")).await.unwrap_err();
         assert!(missing.is::<NotFound>(), "{line}: {missing:#}");
     }

@@ -53,10 +53,15 @@ fn workflow(approvals: &[bool]) -> Workflow {
     }
 }
 
+/// An admin, if it is a person.
+fn person(actor: &str) -> Option<Person> {
+    actor.starts_with("user:").then_some(Person { id: Uuid::nil(), role: Role::Admin })
+}
+
 /// Does it, as the store would.
 fn act(workflow: &mut Workflow, position: u32, act: StepAct, actor: &str) -> Result<Moved, Refusal> {
     let at = position as usize - 1;
-    let moved = workflow.act(&workflow.steps[at], act, actor)?;
+    let moved = workflow.act(&workflow.steps[at], act, actor, person(actor))?;
     workflow.status = moved.workflow;
     let step = &mut workflow.steps[at];
     step.status = moved.step;
@@ -134,6 +139,50 @@ fn what_comes_after_a_step_that_needs_approval_waits_for_it() {
     act(&mut gated, 2, StepAct::Approve, ACTORS[2]).expect("a program answers for whom it stands for");
     act(&mut gated, 3, StepAct::Advance, ACTORS[0]).unwrap();
     assert_eq!(gated.status, WorkflowStatus::InProgress);
+}
+
+/// ASSET-5, AUTH-4: a step that is somebody's is not everybody's, to do or to approve.
+#[test]
+fn who_may_advance_and_approve_a_step_follows_from_whose_it_is() {
+    use StepAct::{Advance, Approve, Reject};
+    let of = |id: u128, role| Person { id: Uuid::from_u128(id), role };
+    let [anna, bo, cia, mia] = [of(1, Role::Admin), of(2, Role::Developer), of(3, Role::User), of(4, Role::User)];
+    let name = |person: Person| format!("user:{}", person.id);
+    let mut of_cia = workflow(&[true]);
+    of_cia.steps[0].assignee = Assignee::Person(cia.id);
+    of_cia.created_by = name(anna);
+    let tries = |workflow: &Workflow, act, person| workflow.act(&workflow.steps[0], act, &name(person), Some(person));
+    for (person, may) in [(anna, true), (bo, true), (cia, true), (mia, false)] {
+        let tried = tries(&of_cia, Advance, person);
+        assert_eq!(tried.is_ok(), may, "{person:?}");
+        assert!(may || tried == Err(Refusal::NotYours { position: 1 }), "{tried:?}");
+    }
+    let mut of_all = of_cia.clone();
+    of_all.steps[0].assignee = Assignee::Role(Role::User);
+    assert!(tries(&of_all, Advance, mia).is_ok(), "everybody with the role");
+
+    let waits = |by: Person| {
+        let mut waiting = of_cia.clone();
+        waiting.steps[0].status = StepStatus::AwaitingApproval;
+        waiting.steps[0].advanced_by = Some(name(by));
+        waiting
+    };
+    // Cia did it: whoever sees to the whole approves, and she does not.
+    let done = waits(cia);
+    assert_eq!(tries(&done, Approve, cia), Err(Refusal::OwnWork { position: 1 }));
+    assert_eq!(tries(&done, Approve, bo), Err(Refusal::NotApprover { position: 1 }));
+    assert_eq!(tries(&done, Reject, mia), Err(Refusal::NotApprover { position: 1 }));
+    assert!(tries(&done, Approve, anna).is_ok() && tries(&done, Reject, cia).is_ok());
+    let mut of_bo = done.clone();
+    of_bo.assignee = Assignee::Person(bo.id);
+    assert!(tries(&of_bo, Approve, bo).is_ok(), "he sees to the whole");
+    // Bo asks for her approval of what Anna started: it is hers to give.
+    let asked = waits(bo);
+    assert!(tries(&asked, Approve, cia).is_ok());
+    assert_eq!(tries(&asked, Approve, bo), Err(Refusal::OwnWork { position: 1 }));
+    assert_eq!(tries(&asked, Approve, anna), Err(Refusal::OwnRequest { position: 1 }));
+    assert!(tries(&asked, Approve, of(9, Role::Admin)).is_ok(), "another admin");
+    assert!(asked.act(&asked.steps[0], Approve, "api_key:k", None).is_ok());
 }
 
 /// ASSET-5

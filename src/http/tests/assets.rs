@@ -136,6 +136,42 @@ async fn an_asset_goes_from_hand_to_hand_and_its_history_tells_who_and_from_wher
     assert!(page["next_cursor"].is_string());
 }
 
+/// ASSET-3, ASSET-4, VAULT-4: a slip of the pen does not stay; what was said before is told by the history, sealed.
+#[tokio::test]
+async fn an_amount_is_corrected_and_its_history_says_so() {
+    let world = World::new().await;
+    let store = Store::new(&world).await;
+    let path = format!("/api/v1/assets/{}", store.asset);
+    let patch = async |body: Value| {
+        let answer = world.send(request(Method::PATCH, &path, &world.key, &[], Some(body))).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()
+    };
+    let told = async || -> Vec<(String, Value)> {
+        let history = world.get(&format!("{path}/history")).await.json();
+        let rows = history["transactions"].as_array().unwrap().iter();
+        rows.map(|row| (row["kind"].as_str().unwrap().to_owned(), row["amount"].clone())).collect()
+    };
+    let corrected = patch(json!({"cost": "2499.55", "residual_value": "100.00", "name": "MacBook"})).await;
+    assert_eq!((&corrected["cost"], &corrected["book_value"]), (&json!("2499.55"), &json!("100.00")));
+    patch(json!({"cost": "2499.55", "name": "MacBook Pro"})).await;
+    assert_eq!(patch(json!({"book_value": "777.01"})).await["book_value"], "777.01");
+    assert_eq!(patch(json!({"book_value": null})).await["book_value"], "100.00", "computed again");
+    let kinds = [
+        ("book_value_changed", Value::Null),
+        ("book_value_changed", json!("777.01")),
+        ("residual_value_changed", json!("100.00")),
+        ("cost_changed", json!("2499.55")),
+        ("created", json!("24995.50")),
+    ];
+    assert_eq!(told().await, kinds.map(|(kind, amount)| (kind.to_owned(), amount)));
+    let wrong = world.send(request(Method::PATCH, &path, &world.key, &[], Some(json!({"book_value": "-1"})))).await;
+    assert_eq!(wrong.problem(422, "validation"), ["book_value out_of_range"]);
+    let stored = "select string_agg(encode(amount, 'escape'), ' ') from org_acme.asset_transactions";
+    let stored: String = sqlx::query_scalar(stored).fetch_one(&world.app.db).await.unwrap();
+    assert!(!stored.contains("2499.55") && !stored.contains("777.01"), "{stored}");
+}
+
 /// ASSET-1
 #[tokio::test]
 async fn what_an_employee_holds_is_listed() {

@@ -53,7 +53,7 @@ async fn a_workflow_is_started_advanced_approved_and_completed() {
     let world = World::new().await;
     let (anna, bo) = (
         person_of(&world.app, &world.acme, Role::Admin, None).await,
-        person_of(&world.app, &world.acme, Role::Developer, None).await,
+        person_of(&world.app, &world.acme, Role::Admin, None).await,
     );
     let key = [("idempotency-key", "one")];
     let body = json!({"kind": "procurement", "title": "Laptops", "assignee": {"user_id": anna.id}});
@@ -162,6 +162,50 @@ async fn a_user_is_told_nothing_of_the_person_a_workflow_is_about() {
         let of_one = get(&format!("/api/v1/workflows?employee_id={employee}")).await;
         assert_eq!(of_one.status == StatusCode::OK, sees, "{}", of_one.text);
     }
+}
+
+/// AUTH-4, ASSET-5: a step that is assigned to a user is theirs to do and to have approved, and nobody else's of their role.
+#[tokio::test]
+async fn a_user_does_and_approves_the_steps_that_are_theirs_and_no_other() {
+    let world = World::new().await;
+    world.upgrade().await;
+    let of = async |role| person_of(&world.app, &world.acme, role, None).await;
+    let (anna, bo) = (of(Role::Admin).await, of(Role::Developer).await);
+    let (cia, mia) = (of(Role::User).await, of(Role::User).await);
+    let template = json!({"kind": "procurement", "name": "Ours", "is_default": true, "steps": [
+        {"title": "Ask", "assignee": {"user_id": cia.id}},
+        {"title": "Approve", "assignee": {"user_id": mia.id}, "needs_approval": true},
+        {"title": "Order", "assignee": {"role": "admin"}},
+    ]});
+    assert_eq!(world.post("/api/v1/workflow-templates", template).await.status, StatusCode::CREATED);
+    let started = world.by_person(&anna, "/api/v1/workflows", json!({"kind": "procurement"})).await.json();
+    let path = format!("/api/v1/workflows/{}", started["id"].as_str().unwrap());
+    let act =
+        async |who: &Someone, position, act| world.by_person(who, &step_path(&started, position, act), json!({})).await;
+
+    act(&mia, 1, "advance").await.problem(403, "forbidden");
+    let done = act(&cia, 1, "advance").await;
+    assert_eq!((done.status, &done.json()["steps"][0]["status"]), (StatusCode::OK, &json!("done")), "{}", done.text);
+    let read = world.send(request(Method::GET, &path, &cia.token, &[], None)).await;
+    assert_eq!(read.json(), done.json());
+    act(&cia, 3, "advance").await.problem(409, "conflict");
+    act(&cia, 2, "advance").await.problem(403, "forbidden");
+    assert_eq!(act(&bo, 2, "advance").await.json()["steps"][1]["status"], "awaiting_approval");
+
+    for (who, why) in [(&cia, "by whom it or the workflow is assigned to"), (&anna, "who started the workflow")] {
+        let refused = act(who, 2, "approve").await;
+        refused.problem(403, "forbidden");
+        assert!(refused.text.contains(why), "{}", refused.text);
+    }
+    act(&bo, 2, "approve").await.problem(409, "conflict");
+    let approved = act(&mia, 2, "approve").await;
+    assert_eq!(approved.json()["steps"][1]["approved_by"], format!("user:{}", mia.id), "{}", approved.text);
+    for what in ["complete", "cancel", "fail"] {
+        let whole = world.by_person(&mia, &format!("{path}/{what}"), json!({"reason": "x"})).await;
+        whole.problem(403, "forbidden");
+    }
+    let no_step = format!("{path}/steps/{}/advance", Uuid::now_v7());
+    world.by_person(&cia, &no_step, json!({})).await.problem(404, "not-found");
 }
 
 /// ASSET-5: two requests advance the same step at once.

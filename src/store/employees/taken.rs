@@ -241,6 +241,8 @@ pub async fn update_taken(
              location_id = coalesce(n.location_id, e.location_id), status = n.status,
              hire_date = coalesce(n.hire_date, e.hire_date),
              termination_date = coalesce(n.termination_date, case when not n.back then e.termination_date end),
+             offboarding = case when n.status <> 'terminated' then null
+                                when e.status <> 'terminated' then 'due' else e.offboarding end,
              source_print = n.source_print, updated_at = $22
          from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[],
                      $9::bytea[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::uuid[],
@@ -295,7 +297,8 @@ pub async fn gone(
 ) -> Result<Vec<Gone>, StoreError> {
     let rows = sqlx::query!(
         r#"update employees
-         set status = 'terminated', termination_date = coalesce(termination_date, $3), source_print = null, updated_at = $4
+         set status = 'terminated', termination_date = coalesce(termination_date, $3), source_print = null, updated_at = $4,
+             offboarding = 'due'
          where integration_id = $1 and external_id = any($2) and status <> 'terminated'
          returning id, external_id as "external_id!", work_email, title"#,
         source.integration_id,
@@ -311,6 +314,46 @@ pub async fn gone(
             Ok(Gone { id: row.id, external_id: row.external_id, work_email, title: row.title })
         })
         .collect()
+}
+
+/// How many of the source's employees wait for the end of the run, which has terminated them, and how many work on.
+pub async fn leaving(db: &mut PgConnection, source: Source) -> Result<(i64, i64), StoreError> {
+    let row = sqlx::query!(
+        r#"select count(*) filter (where offboarding = 'due' and status = 'terminated') as "due!",
+                  count(*) filter (where status <> 'terminated') as "employed!"
+         from employees where integration_id = $1"#,
+        source.integration_id
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.due, row.employed))
+}
+
+/// Holds the offboardings that are due until somebody has had a look.
+pub async fn hold_offboardings(db: &mut PgConnection, source: Source) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update employees set offboarding = 'held' where integration_id = $1 and offboarding = 'due'",
+        source.integration_id
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Whose offboarding is to be started, `due` or `held`: asked for once.
+pub async fn release_offboardings(
+    db: &mut PgConnection,
+    source: Source,
+    offboarding: &str,
+) -> Result<Vec<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!(
+        "update employees set offboarding = null
+         where integration_id = $1 and offboarding = $2 and status = 'terminated' returning id",
+        source.integration_id,
+        offboarding
+    )
+    .fetch_all(db)
+    .await?)
 }
 
 /// Points employees to their managers, who may have come later in the same run. Answers how many it changed; a second time none.
@@ -330,7 +373,7 @@ pub async fn resolve_managers(db: &mut PgConnection, source: Source) -> Result<u
 /// address takes them over. Answers how many.
 pub async fn forget_source(db: &mut PgConnection, source: Source) -> Result<u64, StoreError> {
     let done = sqlx::query!(
-        "update employees set integration_id = null, source_print = null where integration_id = $1",
+        "update employees set integration_id = null, source_print = null, offboarding = null where integration_id = $1",
         source.integration_id
     )
     .execute(db)
