@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{
-    QUEUE, actor, decide,
-    letter::{self, Handed, Opened, Taken},
-    topic,
-};
+use super::{QUEUE, decide, topic};
 use crate::{
     context::App,
     domain::{Decision, EmailAddress, Invoice, Organization, dunning},
+    jobs::{
+        actor,
+        letter::{self, Handed, Opened, Taken},
+        organization,
+    },
     mail::templates,
     store::{
         companies, deliveries,
@@ -48,7 +49,7 @@ impl Job for EscalateInvoice {
     }
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
-        let organization = super::organization(&ctx).await?;
+        let organization = organization(&ctx).await?;
         let (mut told, mut refused) = (Vec::new(), Vec::new());
         for admin in &organization.settings.admin_emails {
             match self.tell(&ctx, &organization, admin).await? {

@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{
-    QUEUE, actor, decide,
-    letter::{self, Envelope, Handed, Opened, Taken},
-    topic,
-};
+use super::{QUEUE, decide, topic};
 use crate::{
     context::App,
     domain::{Decision, Invoice, Organization, dunning},
+    jobs::{
+        actor,
+        letter::{self, Envelope, Handed, Opened, Taken},
+        organization,
+    },
     mail::{OutgoingMail, templates},
     store::{
         companies, deliveries,
@@ -51,7 +52,7 @@ impl Job for RemindInvoice {
     }
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
-        let organization = super::organization(&ctx).await?;
+        let organization = organization(&ctx).await?;
         let (envelope, mail) = match self.open(&ctx, &organization).await? {
             Step::Send { envelope, mail } => (envelope, mail),
             Step::Sent { delivery, taken } => {
@@ -72,7 +73,7 @@ impl Job for RemindInvoice {
     /// BILL-7: no further reminder of this invoice until an operator clears the failure. A reminder that was sent and recorded before its
     /// last worker was lost did not fail.
     async fn discarded(self, ctx: Ctx<App>, reason: String) -> anyhow::Result<()> {
-        let organization = super::organization(&ctx).await?;
+        let organization = organization(&ctx).await?;
         let now = ctx.app.clock.now();
         let mut tx = tenant::begin(&ctx.app.db, &organization).await?;
         if invoices::record_reminder_failure(&mut tx, (self.invoice_id, self.stage), &reason, now).await? {

@@ -18,7 +18,7 @@ use crate::{
     clients::llm::{self, Ask, End, LlmError, TokenUsage},
     context::App,
     domain::{Conversation, Organization, Title, conversation::FIRST_EXCHANGE, limits, naming},
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{Page, StoreError, conversations, usage},
     tenant::{self, TenantTx},
 };

@@ -16,7 +16,7 @@ use crate::{
         EmailAddress, Organization, Role,
         integration::{Integration, IntegrationStatus},
     },
-    jobs::billing::{
+    jobs::{
         letter::{self, Handed, Opened},
         organization,
     },

@@ -13,7 +13,7 @@ use super::{link, topic};
 use crate::{
     context::App,
     domain::{JoinStatus, LinkToken, Organization},
-    jobs::billing::{
+    jobs::{
         actor,
         letter::{self, Envelope, Handed, Opened, Taken},
         organization,

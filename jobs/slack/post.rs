@@ -23,10 +23,7 @@ use crate::{
     },
     context::App,
     domain::{NotificationRule, Organization, integration::IntegrationStatus},
-    jobs::{
-        billing::{actor, organization},
-        integrations,
-    },
+    jobs::{actor, integrations, organization},
     store::{
         Sealer,
         events::{self, Event},

@@ -14,7 +14,7 @@ use super::topic;
 use crate::{
     context::App,
     domain::{Assignee, EmailAddress, Language, Organization, Role, User},
-    jobs::billing::{
+    jobs::{
         actor,
         letter::{self, Handed, Opened},
         organization,

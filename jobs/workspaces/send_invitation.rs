@@ -13,7 +13,7 @@ use super::topic;
 use crate::{
     context::App,
     domain::{Invitation, InvitationState, LinkToken, Organization},
-    jobs::billing::{
+    jobs::{
         actor,
         letter::{self, Envelope, Handed, Opened, Taken},
         organization,
