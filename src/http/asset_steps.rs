@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    assets::{AssetView, asked, refused, sealer},
+    assets::{AssetView, asked, refused},
     auth::{AssetsRead, AssetsWrite, Caller, May},
     cursor::ListParams,
     extract::{Id, Posted, Query},
@@ -19,6 +19,7 @@ use super::{
     network::Origin,
     openapi::Problems,
     problem::Problem,
+    sealer,
 };
 use crate::{
     domain::{
