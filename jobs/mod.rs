@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use backroom_queue::{Job, Registry, registry};
+use backroom_queue::{Ctx, Job, Registry, registry};
 
 use crate::{
     config::Config,
     context::{App, JobSealer},
+    domain::Organization,
+    store::organizations,
 };
 
 pub mod assets;
@@ -14,6 +16,7 @@ pub mod billing;
 pub mod conversations;
 pub mod debug;
 pub mod integrations;
+mod letter;
 pub mod membership;
 pub mod people;
 pub mod platform;
@@ -58,6 +61,18 @@ pub fn registry(config: &Config) -> Registry<App> {
 pub fn carries_a_link(kind: &str) -> bool {
     [membership::SendConfirmation::KIND, membership::SendDecision::KIND, workspaces::SendInvitation::KIND]
         .contains(&kind)
+}
+
+/// The organization that the job belongs to.
+async fn organization(ctx: &Ctx<App>) -> anyhow::Result<Organization> {
+    let slug = ctx.tenant()?;
+    let found = organizations::by_slug(&mut *ctx.app.db.acquire().await?, slug).await?;
+    found.ok_or_else(|| anyhow::anyhow!("there is no organization {slug}"))
+}
+
+/// The actor that a job's events name.
+fn actor(ctx: &Ctx<App>) -> String {
+    format!("job:{}", ctx.job.id)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Assets as a finance system tells of them, a page at a time (SYNC-4, ASSET-3). It never takes an asset out of somebody's hands:
 //! what is on order may arrive, and what nobody holds may be retired; the rest of where it stands is the product's own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -23,16 +23,11 @@ use crate::{
         events::{self, NewEvent},
         from_source::{Outcome, Taken},
     },
+    sync,
 };
 
 /// A record on its way in.
-struct Wanted<'a> {
-    external_id: &'a str,
-    facts: &'a AssetFacts,
-    print: Vec<u8>,
-    /// The asset that it is about, if it is here.
-    before: Option<KnownAsset>,
-}
+type Wanted<'a> = sync::Wanted<'a, AssetFacts, KnownAsset>;
 
 impl Wanted<'_> {
     fn serial(&self) -> Option<SerialNumber> {
@@ -63,26 +58,7 @@ pub async fn take_assets(
 ) -> Result<Vec<Taken>, StoreError> {
     let external_ids: Vec<String> = records.iter().map(|(external_id, _)| external_id.clone()).collect();
     let prints = assets::prints(db, taking.source, &external_ids).await?;
-    let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(records.len());
-    let mut wanted: Vec<(usize, Wanted<'_>)> = Vec::new();
-    let last: HashMap<&str, usize> = records.iter().enumerate().map(|(n, (id, _))| (id.as_str(), n)).collect();
-    for (n, (external_id, facts)) in records.iter().enumerate() {
-        if last.get(external_id.as_str()) != Some(&n) {
-            outcomes.push(Some(Outcome::Unchanged));
-            continue;
-        }
-        if let Err(reason) = check(external_id, facts) {
-            outcomes.push(Some(Outcome::Refused(reason)));
-            continue;
-        }
-        let print = assets::print(sealer, facts)?;
-        if prints.get(external_id) == Some(&print) {
-            outcomes.push(Some(Outcome::Unchanged));
-            continue;
-        }
-        outcomes.push(None);
-        wanted.push((n, Wanted { external_id, facts, print, before: None }));
-    }
+    let (mut outcomes, mut wanted) = sync::sieve(records, &prints, check, |facts| assets::print(sealer, facts))?;
     let changed: Vec<String> = wanted.iter().map(|(_, wanted)| wanted.external_id.to_owned()).collect();
     let mut known = assets::known(db, taking.source, &changed).await?;
     for (_, wanted) in &mut wanted {

@@ -9,17 +9,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{
-    QUEUE, actor, decide,
-    letter::{self, Handed, Opened, Taken},
-    topic,
-};
+use super::{QUEUE, decide, topic};
 use crate::{
     context::App,
     domain::{Decision, EmailAddress, Invoice, Organization, dunning},
+    jobs::{
+        actor,
+        letter::{self, Told},
+        organization,
+    },
     mail::templates,
     store::{
-        companies, deliveries,
+        companies,
         events::{self, NewEvent},
         invoices,
     },
@@ -48,7 +49,7 @@ impl Job for EscalateInvoice {
     }
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
-        let organization = super::organization(&ctx).await?;
+        let organization = organization(&ctx).await?;
         let (mut told, mut refused) = (Vec::new(), Vec::new());
         for admin in &organization.settings.admin_emails {
             match self.tell(&ctx, &organization, admin).await? {
@@ -83,12 +84,6 @@ fn reason_not_to(ctx: &Ctx<App>, organization: &Organization, invoice: &Invoice)
     }
 }
 
-enum Told {
-    Yes,
-    Refused { words: String },
-    End(Verdict),
-}
-
 impl EscalateInvoice {
     /// One admin's mail.
     async fn tell(&self, ctx: &Ctx<App>, organization: &Organization, admin: &EmailAddress) -> anyhow::Result<Told> {
@@ -102,9 +97,8 @@ impl EscalateInvoice {
         let company = companies::addressee(&mut tx, invoice.company_id).await?;
         let purpose = format!("escalation:{}:{admin}", invoice.id);
         let envelope = match letter::open(&mut tx, ctx, organization, (purpose, admin.clone())).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { .. } => return Ok(Told::Yes),
-            Opened::Refused { words } => return Ok(Told::Refused { words }),
+            Ok(envelope) => envelope,
+            Err(closed) => return Ok(closed.into()),
         };
         tx.commit().await?;
         let notice = templates::render_escalation(&templates::EscalationMail {
@@ -118,21 +112,8 @@ impl EscalateInvoice {
             reminders: invoice.reminder_stage,
         });
         let mail = envelope.with(organization, organization.locale, notice);
-        match letter::hand_over(ctx, organization, &envelope, &mail).await? {
-            Handed::Refused { words } => Ok(Told::Refused { words }),
-            Handed::Busy { wait } => Ok(Told::End(Verdict::Snooze(wait))),
-            Handed::Taken(taken) => {
-                record(ctx, organization, envelope.delivery, &taken).await?;
-                Ok(Told::Yes)
-            }
-        }
+        letter::tell(ctx, organization, &envelope, &mail).await
     }
-}
-
-async fn record(ctx: &Ctx<App>, organization: &Organization, delivery: Uuid, taken: &Taken) -> anyhow::Result<()> {
-    let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-    deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
-    Ok(tx.commit().await?)
 }
 
 #[cfg(test)]

@@ -9,15 +9,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{
-    QUEUE, actor, decide,
-    letter::{self, Envelope, Handed, Opened, Taken},
-    topic,
-};
+use super::{QUEUE, decide, topic};
 use crate::{
     context::App,
     domain::{Decision, Invoice, Organization, dunning},
-    mail::{OutgoingMail, templates},
+    jobs::{
+        actor,
+        letter::{self, Left, Step},
+        organization,
+    },
+    mail::templates,
     store::{
         companies, deliveries,
         events::{self, NewEvent},
@@ -51,28 +52,25 @@ impl Job for RemindInvoice {
     }
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
-        let organization = super::organization(&ctx).await?;
-        let (envelope, mail) = match self.open(&ctx, &organization).await? {
-            Step::Send { envelope, mail } => (envelope, mail),
-            Step::Sent { delivery, taken } => {
-                self.record(&ctx, &organization, delivery, &taken).await?;
-                return Ok(Verdict::DONE);
-            }
-            Step::End(verdict) => return Ok(verdict),
+        let organization = organization(&ctx).await?;
+        let step = self.open(&ctx, &organization).await?;
+        // What the server said to an earlier attempt is known no longer.
+        let earlier = matches!(step, Step::Sent(_));
+        let left = match letter::send(&ctx, &organization, step).await? {
+            Ok(left) => left,
+            Err(verdict) => return Ok(verdict),
         };
-        let taken = match letter::hand_over(&ctx, &organization, &envelope, &mail).await? {
-            Handed::Taken(taken) => taken,
-            Handed::Refused { words } => return Ok(Verdict::Discard(words)),
-            Handed::Busy { wait } => return Ok(Verdict::Snooze(wait)),
-        };
-        self.record(&ctx, &organization, envelope.delivery, &taken).await?;
-        Verdict::done_with(json!({ "recipient": taken.recipient, "response": taken.response }))
+        self.record(&ctx, &organization, &left).await?;
+        if earlier {
+            return Ok(Verdict::DONE);
+        }
+        Verdict::done_with(json!({ "recipient": left.taken.recipient, "response": left.taken.response }))
     }
 
     /// BILL-7: no further reminder of this invoice until an operator clears the failure. A reminder that was sent and recorded before its
     /// last worker was lost did not fail.
     async fn discarded(self, ctx: Ctx<App>, reason: String) -> anyhow::Result<()> {
-        let organization = super::organization(&ctx).await?;
+        let organization = organization(&ctx).await?;
         let now = ctx.app.clock.now();
         let mut tx = tenant::begin(&ctx.app.db, &organization).await?;
         if invoices::record_reminder_failure(&mut tx, (self.invoice_id, self.stage), &reason, now).await? {
@@ -89,19 +87,6 @@ pub(super) fn purpose(invoice_id: Uuid, stage: u32) -> String {
     format!("reminder:{invoice_id}:{stage}")
 }
 
-enum Step {
-    Send {
-        envelope: Envelope,
-        mail: Box<OutgoingMail>,
-    },
-    /// An earlier attempt sent it.
-    Sent {
-        delivery: Uuid,
-        taken: Taken,
-    },
-    End(Verdict),
-}
-
 impl RemindInvoice {
     /// Decides again, with the invoice locked, and opens the letter. BILL-5, BILL-6
     async fn open(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step> {
@@ -115,15 +100,10 @@ impl RemindInvoice {
             return Ok(Step::End(Verdict::Cancel(reason)));
         }
         let company = companies::addressee(&mut tx, invoice.company_id).await?;
-        let recipient = company.email.as_str().to_owned();
         let to = (purpose(invoice.id, self.stage), company.email);
         let envelope = match letter::open(&mut tx, ctx, organization, to).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { delivery, at } => {
-                let taken = Taken { recipient, response: String::new(), at };
-                return Ok(Step::Sent { delivery, taken });
-            }
-            Opened::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
+            Ok(envelope) => envelope,
+            Err(closed) => return Ok(closed.step(())),
         };
         tx.commit().await?;
         let letter = templates::render_reminder(&templates::ReminderMail {
@@ -138,7 +118,7 @@ impl RemindInvoice {
             payment: organization.settings.payment.clone(),
         });
         let mail = Box::new(envelope.with(organization, company.language, letter));
-        Ok(Step::Send { envelope, mail })
+        Ok(Step::Send { envelope, mail, about: () })
     }
 
     fn reason_not_to(
@@ -158,16 +138,11 @@ impl RemindInvoice {
     }
 
     /// Delivery, stage, invoice and event in one transaction; changes nothing the second time.
-    async fn record(
-        &self,
-        ctx: &Ctx<App>,
-        organization: &Organization,
-        delivery: Uuid,
-        taken: &Taken,
-    ) -> anyhow::Result<()> {
+    async fn record(&self, ctx: &Ctx<App>, organization: &Organization, left: &Left) -> anyhow::Result<()> {
+        let Left { delivery, taken, .. } = left;
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-        deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
-        reminders::mark_sent(&mut tx, (self.invoice_id, self.stage), (delivery, ctx.job.id), taken.at).await?;
+        deliveries::mark_sent(&mut tx, *delivery, (&taken.recipient, &taken.response), taken.at).await?;
+        reminders::mark_sent(&mut tx, (self.invoice_id, self.stage), (*delivery, ctx.job.id), taken.at).await?;
         if invoices::record_reminder(&mut tx, self.invoice_id, self.stage, taken.at).await? {
             let payload = json!({ "stage": self.stage, "delivery_id": delivery });
             let (topic, kind, actor) = (topic(self.invoice_id), "invoice.reminder_sent", &actor(ctx));

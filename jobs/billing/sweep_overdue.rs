@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{EscalateInvoice, QUEUE, RemindInvoice, actor, decide, topic};
+use super::{EscalateInvoice, QUEUE, RemindInvoice, decide, topic};
 use crate::{
     context::App,
     domain::{Decision, Invoice, Organization},
+    jobs::{actor, organization},
     store::{
         events::{self, NewEvent},
         invoices,
@@ -56,7 +57,7 @@ impl Job for SweepOverdue {
     }
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
-        let organization = super::organization(&ctx).await?;
+        let organization = organization(&ctx).await?;
         let today = ctx.app.clock.today(organization.time_zone);
         let mut tx = tenant::begin(&ctx.app.db, &organization).await?;
         let total = invoices::overdue_count(&mut tx, today).await?;

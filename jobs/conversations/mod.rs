@@ -3,8 +3,11 @@
 //! The job of the family, and its doors: what the API does to tasks and conversations in one transaction, rows and event and job
 //! together.
 
+mod ask;
 mod doors;
 mod name;
+#[cfg(test)]
+mod testing;
 
 pub use self::{
     doors::{Start, change_task, create_task, post_message, rename_conversation, start_conversation},

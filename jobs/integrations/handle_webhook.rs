@@ -18,7 +18,7 @@ use crate::{
         integration::{Provider, SyncMode, SyncState, SyncTrigger},
         webhook_delivery::DeliveryEvent,
     },
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{
         Page, StoreError, integrations, sync_runs,
         webhook_deliveries::{self, Pending},

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{context::App, jobs::billing::organization, store::webhook_deliveries, tenant};
+use crate::{context::App, jobs::organization, store::webhook_deliveries, tenant};
 
 /// How long a delivery can be looked at, and is told from one that comes again.
 const KEPT: Duration = Duration::days(30);

@@ -12,7 +12,7 @@ use super::{HandleWebhook, SyncIntegration, request_sync};
 use crate::{
     context::App,
     domain::{Organization, integration::SyncTrigger},
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{integrations, webhook_deliveries},
     tenant,
 };

@@ -23,7 +23,7 @@ use crate::{
         Organization,
         integration::{Integration, IntegrationStatus, SyncMode, SyncState, SyncTrigger},
     },
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{
         Sealer,
         events::{self, NewEvent},

@@ -16,12 +16,12 @@ use crate::{
         EmailAddress, Organization, Role,
         integration::{Integration, IntegrationStatus},
     },
-    jobs::billing::{
-        letter::{self, Handed, Opened},
+    jobs::{
+        letter::{self, Told},
         organization,
     },
     mail::templates::{self, AttentionMail},
-    store::{StoreError, deliveries, integrations, memberships},
+    store::{StoreError, integrations, memberships},
     tenant,
 };
 
@@ -76,12 +76,6 @@ async fn admins(ctx: &Ctx<App>, organization: &Organization) -> Result<Vec<Email
     Ok(members.into_iter().map(|(_, user)| user.email).collect())
 }
 
-enum Told {
-    Yes,
-    Refused { words: String },
-    End(Verdict),
-}
-
 impl TellAttention {
     /// Whether it is still the occasion that there was.
     fn stands(&self, integration: &Integration) -> bool {
@@ -101,9 +95,8 @@ impl TellAttention {
         }
         let purpose = format!("attention:{}:{}:{admin}", integration.id, self.since.timestamp_micros());
         let envelope = match letter::open(&mut tx, ctx, organization, (purpose, admin.clone())).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { .. } => return Ok(Told::Yes),
-            Opened::Refused { words } => return Ok(Told::Refused { words }),
+            Ok(envelope) => envelope,
+            Err(closed) => return Ok(closed.into()),
         };
         tx.commit().await?;
         let notice = templates::render_attention(&AttentionMail {
@@ -116,17 +109,7 @@ impl TellAttention {
             time_zone: organization.time_zone,
         });
         let mail = envelope.with(organization, organization.locale, notice);
-        match letter::hand_over(ctx, organization, &envelope, &mail).await? {
-            Handed::Refused { words } => Ok(Told::Refused { words }),
-            Handed::Busy { wait } => Ok(Told::End(Verdict::Snooze(wait))),
-            Handed::Taken(taken) => {
-                let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-                let words = (taken.recipient.as_str(), taken.response.as_str());
-                deliveries::mark_sent(&mut tx, envelope.delivery, words, taken.at).await?;
-                tx.commit().await?;
-                Ok(Told::Yes)
-            }
-        }
+        letter::tell(ctx, organization, &envelope, &mail).await
     }
 }
 

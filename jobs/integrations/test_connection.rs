@@ -11,7 +11,7 @@ use crate::{
     clients::connector::ConnectorError,
     context::App,
     domain::Organization,
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{Sealer, integrations},
     sync::{self, Site},
     tenant,

@@ -37,10 +37,7 @@ use crate::{
         integration::{BadRecord, Integration, NewIntegration, Provider, SyncMode, SyncRun, SyncTrigger},
         source_record::{AssetFacts, EmployeeFacts, Facts, RecordKind, SourceRecord},
     },
-    jobs::{
-        billing::{actor, organization},
-        testing::World,
-    },
+    jobs::{actor, organization, testing::World},
     store::{Page, Sealer, events, integrations, sync_runs},
     sync::Site,
 };

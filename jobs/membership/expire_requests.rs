@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{send_confirmation::purpose, topic};
 use crate::{
     context::App,
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{
         deliveries,
         events::{self, NewEvent},

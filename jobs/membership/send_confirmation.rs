@@ -13,12 +13,12 @@ use super::{link, topic};
 use crate::{
     context::App,
     domain::{LinkToken, Organization},
-    jobs::billing::{
+    jobs::{
         actor,
-        letter::{self, Envelope, Handed, Opened, Taken},
+        letter::{self, Left, Step},
         organization,
     },
-    mail::{OutgoingMail, templates},
+    mail::templates,
     store::{
         deliveries,
         events::{self, NewEvent},
@@ -53,20 +53,11 @@ impl Job for SendConfirmation {
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
         let organization = organization(&ctx).await?;
-        let (envelope, number, mail) = match self.open(&ctx, &organization).await? {
-            Step::Send { envelope, number, mail } => (envelope, number, mail),
-            Step::Sent { delivery, number, taken } => {
-                self.record(&ctx, &organization, (delivery, number), &taken).await?;
-                return Ok(Verdict::DONE);
-            }
-            Step::End(verdict) => return Ok(verdict),
-        };
-        let taken = match letter::hand_over(&ctx, &organization, &envelope, &mail).await? {
-            Handed::Taken(taken) => taken,
-            Handed::Refused { words } => return Ok(Verdict::Discard(words)),
-            Handed::Busy { wait } => return Ok(Verdict::Snooze(wait)),
-        };
-        self.record(&ctx, &organization, (envelope.delivery, number), &taken).await?;
+        let step = self.open(&ctx, &organization).await?;
+        match letter::send(&ctx, &organization, step).await? {
+            Ok(left) => self.record(&ctx, &organization, &left).await?,
+            Err(verdict) => return Ok(verdict),
+        }
         Ok(Verdict::DONE)
     }
 
@@ -84,25 +75,9 @@ impl Job for SendConfirmation {
     }
 }
 
-enum Step {
-    Send {
-        envelope: Envelope,
-        /// Of the token that it carries.
-        number: u32,
-        mail: Box<OutgoingMail>,
-    },
-    /// An earlier attempt sent it.
-    Sent {
-        delivery: Uuid,
-        number: u32,
-        taken: Taken,
-    },
-    End(Verdict),
-}
-
 impl SendConfirmation {
     /// Looks whether the token is still to be sent, and opens the letter. JOIN-2, JOIN-3
-    async fn open(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step> {
+    async fn open(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step<u32>> {
         // The effect's intent is committed next, and takes this with it to the disk.
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
         let end = |reason: &str| Ok(Step::End(Verdict::Cancel(reason.to_owned())));
@@ -114,14 +89,11 @@ impl SendConfirmation {
         let Some(expires_at) = request.token_expires_at.filter(|at| *at > ctx.app.clock.now()) else {
             return end("the link has expired");
         };
-        let (recipient, number) = (request.email.as_str().to_owned(), request.token_number);
+        let number = request.token_number;
         let to = (purpose(request.id, number), request.email.clone());
         let envelope = match letter::open(&mut tx, ctx, organization, to).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { delivery, at } => {
-                return Ok(Step::Sent { delivery, number, taken: Taken { recipient, response: String::new(), at } });
-            }
-            Opened::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
+            Ok(envelope) => envelope,
+            Err(closed) => return Ok(closed.step(number)),
         };
         tx.commit().await?;
         let letter = templates::render_confirmation(&templates::ConfirmationMail {
@@ -133,20 +105,15 @@ impl SendConfirmation {
             time_zone: organization.time_zone,
         });
         let mail = Box::new(envelope.with(organization, request.language, letter));
-        Ok(Step::Send { envelope, number, mail })
+        Ok(Step::Send { envelope, mail, about: number })
     }
 
     /// Delivery, request and event in one transaction; changes nothing the second time.
-    async fn record(
-        &self,
-        ctx: &Ctx<App>,
-        organization: &Organization,
-        (delivery, number): (Uuid, u32),
-        taken: &Taken,
-    ) -> anyhow::Result<()> {
+    async fn record(&self, ctx: &Ctx<App>, organization: &Organization, left: &Left<u32>) -> anyhow::Result<()> {
+        let Left { delivery, about: number, taken } = left;
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-        deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
-        if join_requests::mark_confirmation_sent(&mut tx, (self.request_id, number), taken.at).await? {
+        deliveries::mark_sent(&mut tx, *delivery, (&taken.recipient, &taken.response), taken.at).await?;
+        if join_requests::mark_confirmation_sent(&mut tx, (self.request_id, *number), taken.at).await? {
             let (kind, payload) = ("join_request.confirmation_sent", json!({ "delivery_id": delivery }));
             let event = NewEvent { topic: topic(self.request_id), kind, payload, actor: &actor(ctx) };
             events::append(&mut tx, &event, taken.at).await?;

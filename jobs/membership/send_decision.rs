@@ -13,12 +13,12 @@ use super::{link, topic};
 use crate::{
     context::App,
     domain::{JoinStatus, LinkToken, Organization},
-    jobs::billing::{
+    jobs::{
         actor,
-        letter::{self, Envelope, Handed, Opened, Taken},
+        letter::{self, Left, Step},
         organization,
     },
-    mail::{OutgoingMail, templates},
+    mail::templates,
     store::{
         deliveries,
         events::{self, NewEvent},
@@ -66,20 +66,11 @@ impl Job for SendDecision {
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
         let organization = organization(&ctx).await?;
-        let (envelope, mail) = match self.open(&ctx, &organization).await? {
-            Step::Send { envelope, mail } => (envelope, mail),
-            Step::Sent { delivery, taken } => {
-                self.record(&ctx, &organization, delivery, &taken).await?;
-                return Ok(Verdict::DONE);
-            }
-            Step::End(verdict) => return Ok(verdict),
-        };
-        let taken = match letter::hand_over(&ctx, &organization, &envelope, &mail).await? {
-            Handed::Taken(taken) => taken,
-            Handed::Refused { words } => return Ok(Verdict::Discard(words)),
-            Handed::Busy { wait } => return Ok(Verdict::Snooze(wait)),
-        };
-        self.record(&ctx, &organization, envelope.delivery, &taken).await?;
+        let step = self.open(&ctx, &organization).await?;
+        match letter::send(&ctx, &organization, step).await? {
+            Ok(left) => self.record(&ctx, &organization, &left).await?,
+            Err(verdict) => return Ok(verdict),
+        }
         Ok(Verdict::DONE)
     }
 
@@ -96,19 +87,6 @@ impl Job for SendDecision {
         }
         Ok(tx.commit().await?)
     }
-}
-
-enum Step {
-    Send {
-        envelope: Envelope,
-        mail: Box<OutgoingMail>,
-    },
-    /// An earlier attempt sent it.
-    Sent {
-        delivery: Uuid,
-        taken: Taken,
-    },
-    End(Verdict),
 }
 
 impl SendDecision {
@@ -141,38 +119,29 @@ impl SendDecision {
             }
             _ => {}
         }
-        let recipient = request.email.as_str().to_owned();
         let to = (purpose(request.id, self.number), request.email.clone());
         let envelope = match letter::open(&mut tx, ctx, organization, to).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { delivery, at } => {
-                return Ok(Step::Sent { delivery, taken: Taken { recipient, response: String::new(), at } });
-            }
-            Opened::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
+            Ok(envelope) => envelope,
+            Err(closed) => return Ok(closed.step(())),
         };
         tx.commit().await?;
         let letter = templates::render_decision(&templates::DecisionMail {
             language: request.language,
             organization_name: organization.name.clone(),
             applicant_name: request.name(),
-            email: recipient,
+            email: request.email.as_str().to_owned(),
             approved,
             password_link: self.token.as_ref().map(|token| link(&ctx.app.config.http.public_url, token)),
         });
         let mail = Box::new(envelope.with(organization, request.language, letter));
-        Ok(Step::Send { envelope, mail })
+        Ok(Step::Send { envelope, mail, about: () })
     }
 
     /// Delivery, request and event in one transaction; changes nothing the second time.
-    async fn record(
-        &self,
-        ctx: &Ctx<App>,
-        organization: &Organization,
-        delivery: Uuid,
-        taken: &Taken,
-    ) -> anyhow::Result<()> {
+    async fn record(&self, ctx: &Ctx<App>, organization: &Organization, left: &Left) -> anyhow::Result<()> {
+        let Left { delivery, taken, .. } = left;
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-        deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
+        deliveries::mark_sent(&mut tx, *delivery, (&taken.recipient, &taken.response), taken.at).await?;
         if join_requests::mark_decision_sent(&mut tx, (self.request_id, self.number), taken.at).await? {
             let (kind, payload) = ("join_request.decision_sent", json!({ "delivery_id": delivery }));
             let event = NewEvent { topic: topic(self.request_id), kind, payload, actor: &actor(ctx) };

@@ -11,7 +11,7 @@ use crate::{
     context::App,
     domain::WorkflowKind,
     jobs::{
-        billing::{actor, organization},
+        actor, organization,
         workflows::{self, StartWorkflow},
     },
     store, tenant,

@@ -23,6 +23,7 @@ use crate::{
         from_source::{Outcome, Source, Taken},
         locations, workflows,
     },
+    sync,
 };
 
 /// Who was hired longer ago is no new hire, however late we hear of them.
@@ -55,13 +56,7 @@ impl Taking<'_> {
 }
 
 /// A record on its way in.
-struct Wanted<'a> {
-    external_id: &'a str,
-    facts: &'a EmployeeFacts,
-    print: Vec<u8>,
-    /// The employee that it is about, if they are here.
-    before: Option<Known>,
-}
+type Wanted<'a> = sync::Wanted<'a, EmployeeFacts, Known>;
 
 impl Wanted<'_> {
     fn key(&self) -> Option<String> {
@@ -94,26 +89,7 @@ pub async fn take_employees(
 ) -> Result<Vec<Taken>, StoreError> {
     let external_ids: Vec<String> = records.iter().map(|(external_id, _)| external_id.clone()).collect();
     let prints = employees::prints(db, taking.source, &external_ids).await?;
-    let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(records.len());
-    let mut wanted: Vec<(usize, Wanted<'_>)> = Vec::new();
-    let last: HashMap<&str, usize> = records.iter().enumerate().map(|(n, (id, _))| (id.as_str(), n)).collect();
-    for (n, (external_id, facts)) in records.iter().enumerate() {
-        if last.get(external_id.as_str()) != Some(&n) {
-            outcomes.push(Some(Outcome::Unchanged));
-            continue;
-        }
-        if let Err(reason) = check(external_id, facts) {
-            outcomes.push(Some(Outcome::Refused(reason)));
-            continue;
-        }
-        let print = employees::print(sealer, facts)?;
-        if prints.get(external_id) == Some(&print) {
-            outcomes.push(Some(Outcome::Unchanged));
-            continue;
-        }
-        outcomes.push(None);
-        wanted.push((n, Wanted { external_id, facts, print, before: None }));
-    }
+    let (mut outcomes, mut wanted) = sync::sieve(records, &prints, check, |facts| employees::print(sealer, facts))?;
     let changed: Vec<String> = wanted.iter().map(|(_, wanted)| wanted.external_id.to_owned()).collect();
     let mut known = employees::known(db, taking.source, &changed).await?;
     for (_, wanted) in &mut wanted {

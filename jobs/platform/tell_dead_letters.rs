@@ -14,7 +14,7 @@ use super::NOT_FOR_TENANTS;
 use crate::{
     context::App,
     domain::Organization,
-    jobs::{billing::actor, slack::PostMessage},
+    jobs::{actor, slack::PostMessage},
     store::{
         dead_letters as told,
         events::{self, NewEvent},

@@ -6,6 +6,8 @@
 mod doors;
 mod post;
 mod subject;
+#[cfg(test)]
+mod testing;
 mod words;
 
 pub use self::{

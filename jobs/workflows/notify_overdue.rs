@@ -14,14 +14,13 @@ use super::topic;
 use crate::{
     context::App,
     domain::{Assignee, EmailAddress, Language, Organization, Role, User},
-    jobs::billing::{
+    jobs::{
         actor,
-        letter::{self, Handed, Opened},
+        letter::{self, Told},
         organization,
     },
     mail::templates::{self, LateWork, OverdueWorkMail},
     store::{
-        deliveries,
         events::{self, NewEvent},
         memberships,
         overdue_workflows::{self, Late},
@@ -57,14 +56,14 @@ impl Job for NotifyOverdue {
     async fn run(self, ctx: Ctx<App>) -> JobResult {
         let organization = organization(&ctx).await?;
         let workflows = append_events(&ctx, &organization).await?;
-        let (mut told, mut refused, mut failed, mut wait) = (0_u32, Vec::new(), None, None);
+        let (mut told, mut refused, mut failed, mut end) = (0_u32, Vec::new(), None, None);
         for (recipient, work) in recipients(&ctx, &organization).await? {
             match tell(&ctx, &organization, &recipient, &work).await {
                 Ok(Told::Yes) => told += 1,
                 Ok(Told::Refused { words }) => {
                     refused.push(json!({ "recipient": recipient.email.as_str(), "error": words }));
                 }
-                Ok(Told::Later(time)) => wait = Some(time),
+                Ok(Told::End(verdict)) => end = Some(verdict),
                 // The others hear of theirs all the same.
                 Err(error) => failed = Some(error),
             }
@@ -72,8 +71,8 @@ impl Job for NotifyOverdue {
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Some(wait) = wait {
-            return Ok(Verdict::Snooze(wait));
+        if let Some(verdict) = end {
+            return Ok(verdict);
         }
         Verdict::done_with(json!({ "overdue": workflows, "told": told, "refused": refused }))
     }
@@ -193,12 +192,6 @@ fn at_hands(staff: &[(Role, User)], assignee: Assignee) -> Vec<Recipient> {
         .collect()
 }
 
-enum Told {
-    Yes,
-    Refused { words: String },
-    Later(Duration),
-}
-
 /// One person's mail of the day.
 async fn tell(ctx: &Ctx<App>, organization: &Organization, recipient: &Recipient, work: &Work) -> anyhow::Result<Told> {
     // The effect's intent is committed next, and takes this with it to the disk.
@@ -206,9 +199,8 @@ async fn tell(ctx: &Ctx<App>, organization: &Organization, recipient: &Recipient
     let today = ctx.app.clock.today(organization.time_zone);
     let purpose = format!("workflows-overdue:{today}:{}", recipient.email.key());
     let envelope = match letter::open(&mut tx, ctx, organization, (purpose, recipient.email.clone())).await? {
-        Opened::Unsent(envelope) => envelope,
-        Opened::Sent { .. } => return Ok(Told::Yes),
-        Opened::Refused { words } => return Ok(Told::Refused { words }),
+        Ok(envelope) => envelope,
+        Err(closed) => return Ok(closed.into()),
     };
     tx.commit().await?;
     let rendered = templates::render_overdue_work(&OverdueWorkMail {
@@ -220,17 +212,7 @@ async fn tell(ctx: &Ctx<App>, organization: &Organization, recipient: &Recipient
         all: work.all,
     });
     let mail = envelope.with(organization, recipient.language, rendered);
-    match letter::hand_over(ctx, organization, &envelope, &mail).await? {
-        Handed::Refused { words } => Ok(Told::Refused { words }),
-        Handed::Busy { wait } => Ok(Told::Later(wait)),
-        Handed::Taken(taken) => {
-            let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-            let by = (&*taken.recipient, &*taken.response);
-            deliveries::mark_sent(&mut tx, envelope.delivery, by, taken.at).await?;
-            tx.commit().await?;
-            Ok(Told::Yes)
-        }
-    }
+    letter::tell(ctx, organization, &envelope, &mail).await
 }
 
 fn late_work(late: &Late) -> LateWork {

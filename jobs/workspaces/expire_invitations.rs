@@ -9,7 +9,7 @@ use serde_json::json;
 use super::topic;
 use crate::{
     context::App,
-    jobs::billing::{actor, organization},
+    jobs::{actor, organization},
     store::{
         events::{self, NewEvent},
         invitations,

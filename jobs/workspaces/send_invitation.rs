@@ -13,12 +13,12 @@ use super::topic;
 use crate::{
     context::App,
     domain::{Invitation, InvitationState, LinkToken, Organization},
-    jobs::billing::{
+    jobs::{
         actor,
-        letter::{self, Envelope, Handed, Opened, Taken},
+        letter::{self, Left, Step},
         organization,
     },
-    mail::{OutgoingMail, templates},
+    mail::templates,
     store::{
         deliveries,
         events::{self, NewEvent},
@@ -53,20 +53,11 @@ impl Job for SendInvitation {
 
     async fn run(self, ctx: Ctx<App>) -> JobResult {
         let organization = organization(&ctx).await?;
-        let (envelope, mail) = match self.open(&ctx, &organization).await? {
-            Step::Send { envelope, mail } => (envelope, mail),
-            Step::Sent { delivery, taken, number } => {
-                self.record(&ctx, &organization, (delivery, number), &taken).await?;
-                return Ok(Verdict::DONE);
-            }
-            Step::End(verdict) => return Ok(verdict),
-        };
-        let taken = match letter::hand_over(&ctx, &organization, &envelope.0, &mail).await? {
-            Handed::Taken(taken) => taken,
-            Handed::Refused { words } => return Ok(Verdict::Discard(words)),
-            Handed::Busy { wait } => return Ok(Verdict::Snooze(wait)),
-        };
-        self.record(&ctx, &organization, (envelope.0.delivery, envelope.1), &taken).await?;
+        let step = self.open(&ctx, &organization).await?;
+        match letter::send(&ctx, &organization, step).await? {
+            Ok(left) => self.record(&ctx, &organization, &left).await?,
+            Err(verdict) => return Ok(verdict),
+        }
         Ok(Verdict::DONE)
     }
 
@@ -85,24 +76,9 @@ impl Job for SendInvitation {
     }
 }
 
-enum Step {
-    Send {
-        /// With the number of the token that it carries.
-        envelope: (Envelope, u32),
-        mail: Box<OutgoingMail>,
-    },
-    /// An earlier attempt sent it.
-    Sent {
-        delivery: Uuid,
-        taken: Taken,
-        number: u32,
-    },
-    End(Verdict),
-}
-
 impl SendInvitation {
     /// Looks whether the invitation is still to be sent, and opens the letter. WORK-4
-    async fn open(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step> {
+    async fn open(&self, ctx: &Ctx<App>, organization: &Organization) -> anyhow::Result<Step<u32>> {
         // The effect's intent is committed next, and takes this with it to the disk.
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
         let invitation = match invitations::by_token(&mut tx, &self.token.hash()).await? {
@@ -118,15 +94,11 @@ impl SendInvitation {
         let Some(workspace) = workspaces::by_id(&mut tx, invitation.workspace_id).await? else {
             return Ok(Step::End(Verdict::Cancel("the workspace was deleted".to_owned())));
         };
-        let (recipient, number) = (invitation.email.as_str().to_owned(), invitation.token_number);
+        let number = invitation.token_number;
         let to = (purpose(invitation.id, number), invitation.email.clone());
         let envelope = match letter::open(&mut tx, ctx, organization, to).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { delivery, at } => {
-                let taken = Taken { recipient, response: String::new(), at };
-                return Ok(Step::Sent { delivery, taken, number });
-            }
-            Opened::Refused { words } => return Ok(Step::End(Verdict::Discard(words))),
+            Ok(envelope) => envelope,
+            Err(closed) => return Ok(closed.step(number)),
         };
         tx.commit().await?;
         let inviter = users::by_id(&mut *ctx.app.db.acquire().await?, invitation.invited_by).await?;
@@ -140,20 +112,15 @@ impl SendInvitation {
             time_zone: organization.time_zone,
         });
         let mail = Box::new(envelope.with(organization, invitation.language, letter));
-        Ok(Step::Send { envelope: (envelope, number), mail })
+        Ok(Step::Send { envelope, mail, about: number })
     }
 
     /// Delivery, invitation and event in one transaction; changes nothing the second time.
-    async fn record(
-        &self,
-        ctx: &Ctx<App>,
-        organization: &Organization,
-        (delivery, number): (Uuid, u32),
-        taken: &Taken,
-    ) -> anyhow::Result<()> {
+    async fn record(&self, ctx: &Ctx<App>, organization: &Organization, left: &Left<u32>) -> anyhow::Result<()> {
+        let Left { delivery, about: number, taken } = left;
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
-        deliveries::mark_sent(&mut tx, delivery, (&taken.recipient, &taken.response), taken.at).await?;
-        if invitations::mark_sent(&mut tx, (self.invitation_id, number), taken.at).await?
+        deliveries::mark_sent(&mut tx, *delivery, (&taken.recipient, &taken.response), taken.at).await?;
+        if invitations::mark_sent(&mut tx, (self.invitation_id, *number), taken.at).await?
             && let Some(invitation) = invitations::by_id(&mut tx, self.invitation_id).await?
         {
             let payload = json!({ "invitation_id": invitation.id, "delivery_id": delivery });

@@ -5,20 +5,21 @@ use axum::{Json, extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     ApiState,
-    assets::{AssetView, asked, refused, sealer},
+    assets::{AssetView, asked, refused},
     auth::{AssetsRead, AssetsWrite, Caller, May},
-    cursor::{self, Limit},
+    cursor::ListParams,
     extract::{Id, Posted, Query},
     idempotency::{Answer, Begun, Idempotency, begin_tenant},
     network::Origin,
     openapi::Problems,
     problem::Problem,
+    sealer,
 };
 use crate::{
     domain::{
@@ -29,7 +30,6 @@ use crate::{
     },
     jobs::assets::doors::{self, Remark},
     store::{
-        Page,
         asset_transactions::{self, Of, Transaction},
         assets, employees,
     },
@@ -126,18 +126,6 @@ struct TransactionPage {
     transactions: Vec<TransactionView>,
     /// For the next page; null on the last.
     next_cursor: Option<String>,
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct HistoryParams {
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-    /// 1 to 200.
-    #[serde(default)]
-    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
-    limit: Limit,
 }
 
 impl TransactionView {
@@ -286,14 +274,14 @@ async fn change_status(
 #[utoipa::path(
     get, path = "/assets/{id}/history", tag = "assets", operation_id = "list_asset_history",
     security(("api_key" = ["assets:read"]), ("person" = ["assets:read"])),
-    params(("id" = Uuid, Path), HistoryParams),
+    params(("id" = Uuid, Path), ListParams),
     responses((status = 200, body = TransactionPage), Problems)
 )]
 async fn of_asset(
     State(state): State<ApiState>,
     caller: May<AssetsRead>,
     Id(id): Id,
-    Query(params): Query<HistoryParams>,
+    Query(params): Query<ListParams>,
 ) -> Result<Json<TransactionPage>, Problem> {
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     assets::exists(&mut tx, id).await?.then_some(()).ok_or_else(|| Problem::not_found("asset"))?;
@@ -306,14 +294,14 @@ async fn of_asset(
 #[utoipa::path(
     get, path = "/employees/{id}/history", tag = "assets", operation_id = "list_employee_history",
     security(("api_key" = ["assets:read"]), ("person" = ["assets:read"])),
-    params(("id" = Uuid, Path), HistoryParams),
+    params(("id" = Uuid, Path), ListParams),
     responses((status = 200, body = TransactionPage), Problems)
 )]
 async fn of_employee(
     State(state): State<ApiState>,
     caller: May<AssetsRead>,
     Id(id): Id,
-    Query(params): Query<HistoryParams>,
+    Query(params): Query<ListParams>,
 ) -> Result<Json<TransactionPage>, Problem> {
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     employees::exists(&mut tx, id).await?.then_some(()).ok_or_else(|| Problem::not_found("employee"))?;
@@ -326,13 +314,9 @@ async fn page_of(
     db: &mut sqlx::PgConnection,
     (state, caller): (&ApiState, &Caller),
     of: Of,
-    params: HistoryParams,
+    params: ListParams,
 ) -> Result<TransactionPage, Problem> {
-    let page = Page {
-        after: cursor::decode(LIST, params.cursor.as_deref())?,
-        limit: params.limit.probe(),
-        newest_first: true,
-    };
+    let page = params.newest_first(LIST)?;
     let mut rows = asset_transactions::page(db, sealer(state, caller), of, page).await?;
     let next_cursor = params.limit.cut(LIST, &mut rows, |row| row.id);
     let transactions = rows.into_iter().map(|row| TransactionView::of(row, caller)).collect();

@@ -21,6 +21,7 @@ use super::{
     network::Origin,
     openapi::Problems,
     problem::Problem,
+    sealer,
 };
 use crate::{
     domain::{
@@ -30,7 +31,7 @@ use crate::{
     },
     jobs::assets::doors::{self, Asked},
     store::{
-        Page, Sealer, StoreError,
+        Page, StoreError,
         assets::{self, AssetFilter},
         employees,
     },
@@ -359,10 +360,6 @@ impl AssetChange {
         changed.validate()?;
         Ok(changed)
     }
-}
-
-pub(super) fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
-    Sealer::new(&state.app.vault, caller.tenant())
 }
 
 /// A tag that another asset has is a conflict; an employee or a place that there is not, a mistake.

@@ -15,12 +15,13 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
+    sealer,
 };
 use crate::{
     domain::{Company, Contact, EmailAddress, FieldErrors, Language, NewCompany, OrgNumber, Phone, policy::Field},
     jobs::billing,
     store::{
-        Page, Sealer,
+        Page,
         companies::{self, CompanyFilter},
     },
     tenant,
@@ -211,10 +212,6 @@ impl CompanyChange {
         changed.validate()?;
         Ok(changed)
     }
-}
-
-fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
-    Sealer::new(&state.app.vault, caller.tenant())
 }
 
 /// Stores a company.

@@ -2,8 +2,10 @@
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use utoipa::IntoParams;
 
 use super::problem::Problem;
+use crate::store::Page;
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 200;
@@ -57,6 +59,30 @@ impl<'de> Deserialize<'de> for Limit {
             Ok(limit @ 1..=MAX_LIMIT) => Ok(Self(limit)),
             _ => Err(serde::de::Error::custom(format_args!("must be a number from 1 to {MAX_LIMIT}"))),
         }
+    }
+}
+
+/// The query of a list that is asked for page by page and no otherwise.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ListParams {
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// 1 to 200.
+    #[serde(default)]
+    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
+    pub limit: Limit,
+}
+
+impl ListParams {
+    pub fn newest_first(&self, list: &str) -> Result<Page, Problem> {
+        Ok(Page { newest_first: true, ..self.oldest_first(list)? })
+    }
+
+    pub fn oldest_first(&self, list: &str) -> Result<Page, Problem> {
+        let after = decode(list, self.cursor.as_deref())?;
+        Ok(Page { after, limit: self.limit.probe(), newest_first: false })
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
+    sealer,
 };
 use crate::{
     domain::{
@@ -29,7 +30,7 @@ use crate::{
     },
     jobs::people::doors::{self, Asked},
     store::{
-        Page, Sealer, StoreError,
+        Page, StoreError,
         employees::{self, EmployeeFilter},
     },
     tenant,
@@ -304,10 +305,6 @@ impl EmployeeChange {
         changed.validate()?;
         Ok(changed)
     }
-}
-
-fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
-    Sealer::new(&state.app.vault, caller.tenant())
 }
 
 /// An address that somebody has is a conflict; a manager or a place that there is not, a mistake.

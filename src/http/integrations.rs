@@ -18,7 +18,7 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
-    webhooks,
+    sealer, webhooks,
 };
 use crate::{
     domain::integration::{
@@ -26,7 +26,7 @@ use crate::{
     },
     jobs::integrations::{self as doors, ProviderHelp},
     store::{
-        Page, Sealer,
+        Page,
         integrations::{self, IntegrationFilter},
     },
     tenant,
@@ -187,10 +187,6 @@ impl From<ProviderHelp> for ProviderView {
             webhooks: webhook,
         }
     }
-}
-
-fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
-    Sealer::new(&state.app.vault, caller.tenant())
 }
 
 /// What the caller may see of it: everything but the credentials.

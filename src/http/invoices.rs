@@ -27,6 +27,7 @@ use super::{
     jobs::{self, EnqueuedView},
     openapi::Problems,
     problem::{Problem, ProblemType},
+    today,
 };
 use crate::{
     domain::{
@@ -337,10 +338,6 @@ impl InvoiceRequest {
         invoice.validate()?;
         Ok(invoice)
     }
-}
-
-fn today(state: &ApiState, caller: &Caller) -> NaiveDate {
-    state.app.clock.today(caller.organization.time_zone)
 }
 
 /// Stores an invoice.

@@ -15,12 +15,13 @@ use super::{
     idempotency::{Answer, Begun, begin_tenant},
     openapi::Problems,
     problem::Problem,
+    sealer,
 };
 use crate::{
     domain::{Location, LocationKind, NewLocation, policy::Field},
     jobs::people::doors::{self, Asked},
     store::{
-        Page, Sealer,
+        Page,
         locations::{self, LocationFilter},
     },
     tenant,
@@ -133,10 +134,6 @@ impl LocationChange {
             active: self.active.unwrap_or(location.active),
         }
     }
-}
-
-fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
-    Sealer::new(&state.app.vault, caller.tenant())
 }
 
 /// Stores a location.

@@ -56,6 +56,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use axum::{Router, extract::DefaultBodyLimit, middleware, serve::ListenerExt};
 use backroom_queue::{Registry, scheduler::Schedules};
+use chrono::NaiveDate;
 use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -67,13 +68,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use self::{
-    auth::KnownKeys,
+    auth::{Caller, KnownKeys},
     network::Throttle,
     problem::{Problem, ProblemType},
     rate_limit::RateLimit,
     together::Together,
 };
-use crate::{context::App, events::Hub, mail::mailbox::Mailbox};
+use crate::{context::App, events::Hub, mail::mailbox::Mailbox, store::Sealer};
 
 /// What all requests share.
 pub struct Api {
@@ -142,6 +143,16 @@ impl Api {
     fn knows_queue(&self, queue: &str) -> bool {
         self.queues.contains(queue)
     }
+}
+
+/// Seals and opens fields of the caller's organization.
+fn sealer<'a>(state: &'a ApiState, caller: &'a Caller) -> Sealer<'a> {
+    Sealer::new(&state.app.vault, caller.tenant())
+}
+
+/// The day, by the calendar of the caller's organization.
+fn today(state: &ApiState, caller: &Caller) -> NaiveDate {
+    state.app.clock.today(caller.organization.time_zone)
 }
 
 /// Everything that is served, until the process ends.

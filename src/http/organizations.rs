@@ -9,14 +9,14 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     ApiState,
     auth::{May, Operator, OrganizationRead, OrganizationWrite},
-    cursor::{self, Limit},
+    cursor::ListParams,
     extract::{Json as Body, NoBody, Posted, Query},
     idempotency::{Answer, Begun, Idempotency, begin, go_on},
     openapi::Problems,
@@ -26,10 +26,7 @@ use crate::{
     domain::{
         BillingStatus, FieldError, FieldErrors, Language, Organization, Settings, Slug, Tier, field_error::one_line,
     },
-    store::{
-        Page,
-        organizations::{self, OrganizationChange},
-    },
+    store::organizations::{self, OrganizationChange},
     tenant::{self, CreateError, NewOrganization},
 };
 
@@ -117,18 +114,6 @@ struct StatusChanged {
     organization: OrganizationView,
     /// Jobs that are held now, or were released.
     jobs: u64,
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct ListParams {
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-    /// 1 to 200.
-    #[serde(default)]
-    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
-    limit: Limit,
 }
 
 impl From<Organization> for OrganizationView {
@@ -301,11 +286,7 @@ async fn list(
     _: Operator,
     Query(params): Query<ListParams>,
 ) -> Result<Json<OrganizationPage>, Problem> {
-    let page = Page {
-        after: cursor::decode(LIST, params.cursor.as_deref())?,
-        limit: params.limit.probe(),
-        newest_first: false,
-    };
+    let page = params.oldest_first(LIST)?;
     let mut db = state.app.db.acquire().await?;
     let mut organizations = organizations::list(&mut db, page).await?;
     let next_cursor = params.limit.cut(LIST, &mut organizations, |organization| organization.id);

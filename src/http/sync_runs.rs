@@ -4,14 +4,14 @@ use axum::{Json, extract::State, http::StatusCode, response::Response};
 use backroom_queue::{Enqueued, JobState};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     ApiState,
     auth::{IntegrationsRead, IntegrationsWrite, May},
-    cursor::{self, Limit},
+    cursor::ListParams,
     edge::Trace,
     extract::{Id, NoBody, Posted, Query},
     idempotency::{Answer, Begun, begin_tenant},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     domain::integration::{SyncFailure, SyncMode, SyncRun, SyncState, SyncTrigger},
     jobs::integrations::{self as doors, SyncIntegration, TestReport},
-    store::{Page, StoreError, integrations, sync_runs},
+    store::{StoreError, integrations, sync_runs},
     tenant,
 };
 
@@ -130,18 +130,6 @@ struct FailurePage {
     next_cursor: Option<String>,
 }
 
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct ListParams {
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-    /// 1 to 200.
-    #[serde(default)]
-    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
-    limit: Limit,
-}
-
 impl From<SyncRun> for RunView {
     fn from(run: SyncRun) -> Self {
         Self {
@@ -241,11 +229,7 @@ async fn list(
     Id(id): Id,
     Query(params): Query<ListParams>,
 ) -> Result<Json<RunPage>, Problem> {
-    let page = Page {
-        after: cursor::decode(RUNS, params.cursor.as_deref())?,
-        limit: params.limit.probe(),
-        newest_first: true,
-    };
+    let page = params.newest_first(RUNS)?;
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     integrations::by_id(&mut tx, id).await?.ok_or_else(|| Problem::not_found("integration"))?;
     let mut runs = sync_runs::page(&mut tx, Some(id), page).await?;
@@ -285,11 +269,7 @@ async fn failures(
     Id(id): Id,
     Query(params): Query<ListParams>,
 ) -> Result<Json<FailurePage>, Problem> {
-    let page = Page {
-        after: cursor::decode(FAILURES, params.cursor.as_deref())?,
-        limit: params.limit.probe(),
-        newest_first: false,
-    };
+    let page = params.oldest_first(FAILURES)?;
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     sync_runs::by_id(&mut tx, id).await?.ok_or_else(|| Problem::not_found("run"))?;
     let mut failures = sync_runs::failures(&mut tx, id, page).await?;

@@ -11,17 +11,17 @@ use axum::{
     routing::post,
 };
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     ApiState,
     auth::{IntegrationsRead, May},
-    cursor::{self, Limit},
+    cursor::ListParams,
     edge::Trace,
     extract::{Id, Query},
     network::Network,
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     domain::webhook_delivery::{DeliveryEvent, DeliveryState, WebhookDelivery},
     jobs::integrations::{Heard, Sent, receive},
-    store::{Page, integrations, webhook_deliveries},
+    store::{integrations, webhook_deliveries},
     tenant,
 };
 
@@ -115,18 +115,6 @@ struct DeliveryPage {
     next_cursor: Option<String>,
 }
 
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct ListParams {
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-    /// 1 to 200.
-    #[serde(default)]
-    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
-    limit: Limit,
-}
-
 impl From<WebhookDelivery> for DeliveryView {
     fn from(delivery: WebhookDelivery) -> Self {
         let WebhookDelivery { id, external_id, happened, payload, state, outcome, received_at, handled_at, .. } =
@@ -148,11 +136,7 @@ async fn list(
     Id(id): Id,
     Query(params): Query<ListParams>,
 ) -> Result<Json<DeliveryPage>, Problem> {
-    let page = Page {
-        after: cursor::decode(LIST, params.cursor.as_deref())?,
-        limit: params.limit.probe(),
-        newest_first: true,
-    };
+    let page = params.newest_first(LIST)?;
     let mut tx = tenant::begin(&state.app.db, &caller.organization).await?;
     integrations::by_id(&mut tx, id).await?.ok_or_else(|| Problem::not_found("integration"))?;
     let mut deliveries = webhook_deliveries::page(&mut tx, id, page).await?;

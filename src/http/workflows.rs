@@ -15,6 +15,7 @@ use super::{
     idempotency::{Answer, Begun, Idempotency, begin, begin_tenant},
     openapi::Problems,
     problem::{Problem, ProblemType},
+    today,
     workflow_templates::check_assignee,
 };
 use crate::{
@@ -281,10 +282,6 @@ impl From<WorkflowError> for Problem {
 pub(super) fn check_note(field: &str, note: Option<&str>) -> Result<(), Problem> {
     let Some(note) = note else { return Ok(()) };
     many_lines(note, MAX_NOTE).map_err(|error| error.at(field).into())
-}
-
-fn today(state: &ApiState, caller: &Caller) -> NaiveDate {
-    state.app.clock.today(caller.organization.time_zone)
 }
 
 /// What is done to a workflow that there is.

@@ -3,14 +3,14 @@
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
     ApiState,
     auth::{Member, Person, WorkspacesRead, WorkspacesWrite},
-    cursor::{self, Limit},
+    cursor::ListParams,
     edge::Trace,
     extract::{Id, Ids, Json as Body, NoBody, Posted, Query},
     idempotency::{Answer, Begun, begin_tenant},
@@ -21,7 +21,7 @@ use crate::{
     domain::{FieldErrors, Membership, User, WorkspaceName},
     jobs::workspaces::{self as doors, Asked},
     store::{
-        Page, users,
+        users,
         workspaces::{self, Member as Joined},
     },
     tenant::{self, TenantTx},
@@ -132,25 +132,6 @@ struct WorkspaceMemberPage {
     next_cursor: Option<String>,
 }
 
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct ListParams {
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-    /// 1 to 200.
-    #[serde(default)]
-    #[param(value_type = u32, minimum = 1, maximum = 200, default = 50, required = false)]
-    limit: Limit,
-}
-
-impl ListParams {
-    fn page(&self, list: &str) -> Result<Page, Problem> {
-        let after = cursor::decode(list, self.cursor.as_deref())?;
-        Ok(Page { after, limit: self.limit.probe(), newest_first: false })
-    }
-}
-
 fn parse_name(text: &str) -> Result<WorkspaceName, Problem> {
     WorkspaceName::parse(text).map_err(|error| FieldErrors::from(error.at("name")).into())
 }
@@ -239,7 +220,7 @@ async fn list(
     person: Person<WorkspacesRead>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<WorkspacePage>, Problem> {
-    let page = params.page(LIST)?;
+    let page = params.oldest_first(LIST)?;
     let mut tx = tenant::begin(&state.app.db, &person.organization).await?;
     // Members from before there were workspaces have none of their own yet.
     if page.after.is_none()
@@ -400,7 +381,7 @@ async fn members(
     Id(id): Id,
     Query(params): Query<ListParams>,
 ) -> Result<Json<WorkspaceMemberPage>, Problem> {
-    let page = params.page(MEMBERS)?;
+    let page = params.oldest_first(MEMBERS)?;
     let mut tx: TenantTx = tenant::begin(&state.app.db, &person.organization).await?;
     let membership = membership(&mut tx, id, &person).await?;
     let mut joined = workspaces::members(&mut tx, id, page).await?;

@@ -282,13 +282,8 @@ mod tests {
     use crate::{
         domain::{Contact, Organization},
         tenant::{self, testing::TestDatabase},
-        vault,
+        vault::a_vault,
     };
-
-    fn a_vault() -> vault::Vault {
-        let (key, index) = (vault::generate_key().into(), vault::generate_index_key().into());
-        vault::Vault::from_keys(&[key], Some(&index)).unwrap()
-    }
 
     fn company() -> NewCompany {
         NewCompany {

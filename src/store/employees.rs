@@ -379,13 +379,8 @@ mod tests {
     use super::*;
     use crate::{
         tenant::{self, testing::TestDatabase},
-        vault,
+        vault::a_vault,
     };
-
-    fn a_vault() -> vault::Vault {
-        let (key, index) = (vault::generate_key().into(), vault::generate_index_key().into());
-        vault::Vault::from_keys(&[key], Some(&index)).unwrap()
-    }
 
     fn employee(email: &str, title: &str) -> NewEmployee {
         NewEmployee {

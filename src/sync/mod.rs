@@ -1,10 +1,11 @@
 //! Reads what third parties have, page by page, so that it can be left alone (SYNC-2, SYNC-3, SYNC-6, SYNC-13).
 //!
 //! `engine` runs an integration, `budget` says when it may call, `tokens` with what, `take` hands on what was read to a
-//! [`crate::sync::Receiver`], which is the jobs'. A connector of [`crate::clients`] knows nothing of all this.
+//! [`crate::sync::Receiver`], which is the jobs', and `sieve` tells it what is new. A connector of [`crate::clients`] knows nothing of all this.
 
 mod budget;
 mod engine;
+mod sieve;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use self::tokens::NoPass;
 pub use self::{
     engine::{End, Report, Source, run},
+    sieve::{Wanted, sieve},
     take::{Batch, Receiver},
 };
 use crate::{

@@ -143,5 +143,12 @@ fn not_readable(place: &Place<'_>, expected: &'static str) -> VaultError {
     VaultError::NotReadable { place: place.to_string(), expected }
 }
 
+/// With keys that nobody else has.
+#[cfg(test)]
+pub fn a_vault() -> Vault {
+    let (key, index) = (generate_key().into(), generate_index_key().into());
+    Vault::from_keys(&[key], Some(&index)).unwrap()
+}
+
 #[cfg(test)]
 mod tests;

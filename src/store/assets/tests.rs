@@ -7,13 +7,8 @@ use super::*;
 use crate::{
     domain::Organization,
     tenant::{self, TenantTx, testing::TestDatabase},
-    vault,
+    vault::a_vault,
 };
-
-fn a_vault() -> vault::Vault {
-    let (key, index) = (vault::generate_key().into(), vault::generate_index_key().into());
-    vault::Vault::from_keys(&[key], Some(&index)).unwrap()
-}
 
 fn laptop(serial: &str) -> NewAsset {
     NewAsset {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backroom_queue::{CallError, Ctx, EffectError, RetryAfter};
+use backroom_queue::{CallError, Ctx, EffectError, RetryAfter, Verdict};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -18,12 +18,10 @@ use crate::{
     tenant::{self, TenantTx},
 };
 
-/// What is known of a letter before it is written.
-pub enum Opened {
-    /// To be written and sent.
-    Unsent(Envelope),
+/// A letter that is not to be written any more.
+pub enum Closed {
     /// It reached the server before; never again.
-    Sent { delivery: Uuid, at: DateTime<Utc> },
+    Sent { delivery: Uuid, taken: Taken },
     /// Not to be sent until an operator says so: the server refused it for good, or may have accepted it too often without saying
     /// so. These are its words.
     Refused { words: String },
@@ -31,7 +29,7 @@ pub enum Opened {
 
 /// A message that has no words yet.
 pub struct Envelope {
-    pub delivery: Uuid,
+    delivery: Uuid,
     purpose: String,
     to: EmailAddress,
     message_id: String,
@@ -39,20 +37,23 @@ pub struct Envelope {
     since: DateTime<Utc>,
 }
 
-/// Opens the message of this purpose, or says what became of it.
+/// Opens the message of this purpose, to be written and sent; or says what became of it.
 pub async fn open(
     tx: &mut TenantTx,
     ctx: &Ctx<App>,
     organization: &Organization,
     (purpose, to): (String, EmailAddress),
-) -> Result<Opened, StoreError> {
+) -> Result<Result<Envelope, Closed>, StoreError> {
     let message_id = ctx.app.mailer.message_id(organization.slug.as_str(), &purpose);
     let now = ctx.app.clock.now();
     let new = NewDelivery { purpose: &purpose, message_id: &message_id, recipient: to.as_str(), now };
     Ok(match deliveries::open(tx, &new).await? {
-        Delivery::Pending { id, since } => Opened::Unsent(Envelope { delivery: id, purpose, to, message_id, since }),
-        Delivery::Sent { id, at } => Opened::Sent { delivery: id, at },
-        Delivery::Rejected { response } => Opened::Refused { words: response },
+        Delivery::Pending { id, since } => Ok(Envelope { delivery: id, purpose, to, message_id, since }),
+        Delivery::Sent { id, at } => {
+            let taken = Taken { recipient: to.as_str().to_owned(), response: String::new(), at };
+            Err(Closed::Sent { delivery: id, taken })
+        }
+        Delivery::Rejected { response } => Err(Closed::Refused { words: response }),
     })
 }
 
@@ -78,12 +79,94 @@ impl Envelope {
     }
 }
 
+/// What a job finds to do about the one letter that it is there for. `T` is what its record needs to know of it, such as the number of
+/// the token that it carries.
+pub enum Step<T = ()> {
+    Send {
+        envelope: Envelope,
+        mail: Box<OutgoingMail>,
+        about: T,
+    },
+    /// An earlier attempt sent it.
+    Sent(Left<T>),
+    End(Verdict),
+}
+
+/// A letter that the server has, for the job to record.
+pub struct Left<T = ()> {
+    pub delivery: Uuid,
+    pub about: T,
+    pub taken: Taken,
+}
+
+impl Closed {
+    pub fn step<T>(self, about: T) -> Step<T> {
+        match self {
+            Self::Sent { delivery, taken } => Step::Sent(Left { delivery, about, taken }),
+            Self::Refused { words } => Step::End(Verdict::Discard(words)),
+        }
+    }
+}
+
+/// Does what was found to do: the letter has left, or the job ends so.
+pub async fn send<T>(
+    ctx: &Ctx<App>,
+    organization: &Organization,
+    step: Step<T>,
+) -> anyhow::Result<Result<Left<T>, Verdict>> {
+    let (envelope, mail, about) = match step {
+        Step::Send { envelope, mail, about } => (envelope, mail, about),
+        Step::Sent(left) => return Ok(Ok(left)),
+        Step::End(verdict) => return Ok(Err(verdict)),
+    };
+    Ok(match hand_over(ctx, organization, &envelope, &mail).await? {
+        Handed::Taken(taken) => Ok(Left { delivery: envelope.delivery, about, taken }),
+        Handed::Refused { words } => Err(Verdict::Discard(words)),
+        Handed::Busy { wait } => Err(Verdict::Snooze(wait)),
+    })
+}
+
+/// What became of a letter that is one of several of a job.
+pub enum Told {
+    Yes,
+    Refused { words: String },
+    End(Verdict),
+}
+
+impl From<Closed> for Told {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Sent { .. } => Self::Yes,
+            Closed::Refused { words } => Self::Refused { words },
+        }
+    }
+}
+
+/// Sends a letter of which nothing but the delivery is recorded.
+pub async fn tell(
+    ctx: &Ctx<App>,
+    organization: &Organization,
+    envelope: &Envelope,
+    mail: &OutgoingMail,
+) -> anyhow::Result<Told> {
+    Ok(match hand_over(ctx, organization, envelope, mail).await? {
+        Handed::Refused { words } => Told::Refused { words },
+        Handed::Busy { wait } => Told::End(Verdict::Snooze(wait)),
+        Handed::Taken(taken) => {
+            let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, organization).await?;
+            deliveries::mark_sent(&mut tx, envelope.delivery, (&taken.recipient, &taken.response), taken.at).await?;
+            tx.commit().await?;
+            Told::Yes
+        }
+    })
+}
+
 /// Hand-overs of one message whose outcome nobody knows, before an operator decides: a server that takes every copy and never
 /// answers must not get one for each attempt of the job.
 const UNKNOWN_OUTCOMES: u32 = 3;
 
 /// How handing over ended.
-pub enum Handed {
+enum Handed {
     /// The server took it, now or in an earlier attempt. In the ledger, and in the organization's tables not yet.
     Taken(Taken),
     /// Not to be sent again until an operator says so: the server refused it for good (MAIL-3), or may have accepted it
@@ -106,7 +189,7 @@ pub struct Taken {
 /// Sends a message, unless the ledger knows that it left before. Equal messages have equal `Message-ID`s, by which the other
 /// side can tell a copy; so an unknown outcome is tried again, within bounds. A failure that may pass is an error, so that the
 /// job is retried; if the server named a time, at that time.
-pub async fn hand_over(
+async fn hand_over(
     ctx: &Ctx<App>,
     organization: &Organization,
     envelope: &Envelope,
