@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use self::tokens::NoPass;
 pub use self::{
-    engine::{End, Report, Source, run},
+    engine::{BACKOFF, End, Report, Source, run},
     take::{Batch, Receiver},
 };
 use crate::{
