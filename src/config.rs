@@ -188,6 +188,8 @@ pub enum LlmProvider {
 pub struct Jobs {
     pub debug_kinds: bool,
     pub unconfirmed_requests_days: u32,
+    pub sync_stalled_hours: u32,
+    pub full_sync_days: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -279,6 +281,11 @@ impl Config {
         );
         ensure!((1..=365).contains(&self.sign_in.refresh_token_days), "sign_in.refresh_token_days must be 1 to 365");
         ensure!((1..=120).contains(&self.clients.timeout_s), "clients.timeout_s must be 1 to 120 seconds");
+        ensure!(
+            (1..=720).contains(&self.jobs.sync_stalled_hours),
+            "jobs.sync_stalled_hours must be from an hour to thirty days: 1 to 720"
+        );
+        ensure!(self.jobs.full_sync_days <= 365, "jobs.full_sync_days must be 0 to 365");
         let llm = &self.llm;
         if llm.provider != LlmProvider::Local {
             ensure!(

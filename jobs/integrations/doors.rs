@@ -18,14 +18,16 @@ use crate::{
     context::App,
     domain::{
         FieldErrors, ParseError, Slug,
-        integration::{Integration, IntegrationChange, IntegrationStatus, NewIntegration, Provider, SyncTrigger},
+        integration::{
+            Integration, IntegrationChange, IntegrationStatus, NewIntegration, Provider, SyncMode, SyncTrigger,
+        },
     },
     jobs::people::doors as people,
     store::{
         Sealer, StoreError,
         events::{self, NewEvent},
         from_source::Source,
-        integrations::{self, Tokens},
+        integrations::{self, Stalled, Tokens},
     },
 };
 
@@ -133,7 +135,8 @@ pub async fn set_enabled(
     Ok(Some(integration))
 }
 
-/// SYNC-5: has an integration synchronized. If a sync is waiting or running already, answers that one.
+/// SYNC-5: has an integration synchronized. If a sync is waiting or running already, answers that one; a full run that was asked for
+/// meanwhile follows it.
 ///
 /// # Errors
 /// It is switched off, or waits for a person: says what to do.
@@ -159,7 +162,10 @@ pub async fn request_sync(
     }
     let job = NewJob::of(request).tenant(organization.as_str()).trace(trace);
     let enqueued = enqueue(&mut *db, &job).await?;
-    if request.trigger == SyncTrigger::Manual && !enqueued.duplicate {
+    let follows = enqueued.duplicate
+        && request.mode == Some(SyncMode::Full)
+        && integrations::want_full(&mut *db, id, now).await?;
+    if request.trigger == SyncTrigger::Manual && (follows || !enqueued.duplicate) {
         let more = json!({ "mode": request.mode, "job_id": enqueued.id });
         tell(db, "integration.sync_requested", &integration, more, (actor, now)).await?;
     }
@@ -178,6 +184,31 @@ pub async fn needs_attention(
     let Some(since) = integrations::need_attention(db, id, reason, now).await? else { return Ok(false) };
     let Some(integration) = integrations::by_id(db, id).await? else { return Ok(false) };
     tell(db, "integration.needs_attention", &integration, json!({ "reason": reason }), (actor, now)).await?;
+    let job = TellAttention { integration_id: id, since };
+    enqueue(db, &NewJob::of(&job).tenant(organization.as_str()).trace(trace)).await?;
+    Ok(true)
+}
+
+/// SYNC-13: nothing could be read from an integration for too long. It goes on trying; admins are told once until it works again.
+pub(super) async fn stalled(
+    db: &mut PgConnection,
+    organization: &Slug,
+    stalled: &Stalled,
+    actor: &str,
+    (now, trace): (DateTime<Utc>, Option<TraceParent>),
+) -> Result<bool, StoreError> {
+    let (id, since, title) = (stalled.id, stalled.since, stalled.provider.title());
+    let error = stalled.error.as_deref().unwrap_or("calls are limited");
+    let reason = format!(
+        "{title} has let nothing be read since {} ({error}). It is asked again and again by itself; see whether {title} reports a \
+         disturbance, and whether other programs use up the account's calls",
+        since.format("%Y-%m-%d %H:%M UTC")
+    );
+    if !integrations::tell_stall(db, (id, since), &reason, now).await? {
+        return Ok(false);
+    }
+    let Some(integration) = integrations::by_id(db, id).await? else { return Ok(false) };
+    tell(db, "integration.stalled", &integration, json!({ "reason": reason }), (actor, now)).await?;
     let job = TellAttention { integration_id: id, since };
     enqueue(db, &NewJob::of(&job).tenant(organization.as_str()).trace(trace)).await?;
     Ok(true)

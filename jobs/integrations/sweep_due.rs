@@ -1,5 +1,6 @@
-//! Asks for a run of each integration of an organization that is due. Scheduled every five minutes for each organization. Twice is fine:
-//! what was asked for is due again after its interval, and a run that is queued is not queued again.
+//! Asks for a run of each integration of an organization that is due, and has admins told of those that nothing could be read from for
+//! hours. Scheduled every five minutes for each organization. Twice is fine: what was asked for is due again after its interval, a run that
+//! is queued is not queued again, and what was told is marked.
 
 use std::time::Duration as StdDuration;
 
@@ -8,10 +9,13 @@ use chrono::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HandleWebhook, SyncIntegration, request_sync};
+use super::{HandleWebhook, SyncIntegration, doors, request_sync};
 use crate::{
     context::App,
-    domain::{Organization, integration::SyncTrigger},
+    domain::{
+        Organization,
+        integration::{SyncMode, SyncTrigger},
+    },
     jobs::{actor, organization},
     store::{integrations, webhook_deliveries},
     tenant,
@@ -36,6 +40,9 @@ pub struct Swept {
     pub under_way: u64,
     /// Integrations whose deliveries had been left over.
     pub left_over: u64,
+    /// Integrations that have stalled, and that admins are told of now.
+    #[serde(default)]
+    pub stalled: u64,
 }
 
 impl Job for SweepDue {
@@ -54,6 +61,7 @@ impl Job for SweepDue {
         let mut swept = Swept::default();
         while ask_for_due(&ctx, &organization, &mut swept).await? == PAGE {}
         handle_left_over(&ctx, &organization, &mut swept).await?;
+        tell_stalled(&ctx, &organization, &mut swept).await?;
         Verdict::done_with(swept)
     }
 }
@@ -62,9 +70,10 @@ impl Job for SweepDue {
 async fn ask_for_due(ctx: &Ctx<App>, organization: &Organization, swept: &mut Swept) -> anyhow::Result<i64> {
     let (now, actor) = (ctx.app.clock.now(), actor(ctx));
     let mut tx = tenant::begin(&ctx.app.db, organization).await?;
-    let due = integrations::due(&mut tx, now, PAGE).await?;
-    for integration_id in &due {
-        let request = SyncIntegration { integration_id: *integration_id, mode: None, trigger: SyncTrigger::Schedule };
+    let due = integrations::due(&mut tx, now, ctx.app.config.jobs.full_sync_days, PAGE).await?;
+    for due in &due {
+        let mode = due.full.then_some(SyncMode::Full);
+        let request = SyncIntegration { integration_id: due.id, mode, trigger: SyncTrigger::Schedule };
         let traced = (now, ctx.job.trace.clone());
         let queued = request_sync(&mut tx, &organization.slug, &request, &actor, traced).await?;
         let counted = if queued.duplicate { &mut swept.under_way } else { &mut swept.enqueued };
@@ -81,6 +90,18 @@ async fn handle_left_over(ctx: &Ctx<App>, organization: &Organization, swept: &m
         let job = NewJob::of(&HandleWebhook { integration_id }).tenant(organization.slug.as_str());
         let queued = enqueue(&mut *tx, &job.trace(ctx.job.trace.clone())).await?;
         swept.left_over += u64::from(!queued.duplicate);
+    }
+    Ok(tx.commit().await?)
+}
+
+async fn tell_stalled(ctx: &Ctx<App>, organization: &Organization, swept: &mut Swept) -> anyhow::Result<()> {
+    let (now, actor) = (ctx.app.clock.now(), actor(ctx));
+    let before = now - Duration::hours(ctx.app.config.jobs.sync_stalled_hours.into());
+    let mut tx = tenant::begin(&ctx.app.db, organization).await?;
+    for stalled in integrations::stalled(&mut tx, before).await? {
+        let traced = (now, ctx.job.trace.clone());
+        let told = doors::stalled(&mut tx, &organization.slug, &stalled, &actor, traced).await?;
+        swept.stalled += u64::from(told);
     }
     Ok(tx.commit().await?)
 }

@@ -49,12 +49,13 @@ impl Job for SyncIntegration {
     type App = App;
     const KIND: &'static str = "integrations.sync";
     const QUEUE: &'static str = QUEUE;
+    /// Those since the run got further.
     const MAX_ATTEMPTS: u32 = 8;
     /// A run gives way to others after half of it.
     const TIMEOUT: Duration = Duration::from_secs(3600);
 
     fn backoff() -> Backoff {
-        Backoff::exponential(Duration::from_secs(10), Duration::from_secs(900))
+        sync::BACKOFF
     }
 
     fn unique(&self) -> Option<Unique> {

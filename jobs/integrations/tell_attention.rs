@@ -1,5 +1,5 @@
-//! Tells an organization's admins that an integration has stopped and waits for a person. Enqueued in the transaction that says so, once
-//! for each time. Twice is fine: each admin's mail is an effect in the ledger.
+//! Tells an organization's admins that an integration has stopped and waits for a person, or that nothing could be read from it for
+//! hours. Enqueued in the transaction that says so, once for each time. Twice is fine: each admin's mail is an effect in the ledger.
 
 use std::time::Duration;
 
@@ -28,12 +28,12 @@ use crate::{
 /// Nobody has more admins.
 const ADMINS_AT_MOST: i64 = 50;
 
-/// Tells the admins that an integration waits for a person.
+/// Tells the admins that an integration waits for a person, or gets nothing.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TellAttention {
     pub integration_id: Uuid,
-    /// Since when it does; another time is another occasion.
+    /// Since when; another time is another occasion.
     pub since: DateTime<Utc>,
 }
 
@@ -79,9 +79,13 @@ async fn admins(ctx: &Ctx<App>, organization: &Organization) -> Result<Vec<Email
 impl TellAttention {
     /// Whether it is still the occasion that there was.
     fn stands(&self, integration: &Integration) -> bool {
+        let since = match integration.status {
+            IntegrationStatus::NeedsAttention => integration.needs_since,
+            IntegrationStatus::Failing => integration.stalled_since,
+            IntegrationStatus::New | IntegrationStatus::Healthy => None,
+        };
         // The database keeps microseconds.
-        let since = integration.needs_since.map(|since| since.timestamp_micros());
-        integration.status == IntegrationStatus::NeedsAttention && since == Some(self.since.timestamp_micros())
+        since.map(|since| since.timestamp_micros()) == Some(self.since.timestamp_micros())
     }
 
     /// One admin's mail.
@@ -91,7 +95,7 @@ impl TellAttention {
             return Ok(Told::End(Verdict::Cancel("the integration does not exist any more".to_owned())));
         };
         if !self.stands(&integration) {
-            return Ok(Told::End(Verdict::Cancel("somebody has seen to it already".to_owned())));
+            return Ok(Told::End(Verdict::Cancel("it is no longer so".to_owned())));
         }
         let purpose = format!("attention:{}:{}:{admin}", integration.id, self.since.timestamp_micros());
         let envelope = match letter::open(&mut tx, ctx, organization, (purpose, admin.clone())).await? {
@@ -107,6 +111,7 @@ impl TellAttention {
             problem: integration.last_error.unwrap_or_else(|| "unknown".to_owned()),
             since: self.since,
             time_zone: organization.time_zone,
+            goes_on: integration.status == IntegrationStatus::Failing,
         });
         let mail = envelope.with(organization, organization.locale, notice);
         letter::tell(ctx, organization, &envelope, &mail).await
@@ -122,7 +127,7 @@ mod tests {
         domain::{Language, NewUser, integration::Provider},
         jobs::{
             integrations::{
-                needs_attention,
+                SweepDue, needs_attention,
                 stage::{connect, reload, result},
             },
             testing::World,
@@ -211,6 +216,27 @@ mod tests {
 
         assert!(matches!(ends[..], [Outcome::Cancelled { .. }, Outcome::Completed { .. }]), "{ends:?}");
         assert_eq!(world.mailbox.accepted().len(), 1, "the first time is over");
+    }
+
+    /// SYNC-13: what goes on by itself is told as such.
+    #[tokio::test]
+    async fn silence_of_hours_is_told() {
+        let mut world = World::new().await;
+        world.set_admins(&["boss@example.se"]).await;
+        let id = connect(&world, Provider::BambooHr, "Our BambooHR").await.id;
+        let mut tx = world.tenant().await;
+        integrations::stall(&mut tx, id, world.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        world.app.clock.advance(chrono::Duration::hours(6));
+        for _ in 0..2 {
+            world.run(&SweepDue {}).await;
+            tell(&world).await;
+        }
+
+        assert_eq!(world.mailbox.accepted().len(), 1);
+        let mail = world.mailbox.get(world.mailbox.list(1)[0].id).unwrap();
+        let text = mail.text.unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("BambooHR has let nothing be read since 2026-03-02 08:00 UTC"), "{text}");
     }
 
     /// SYNC-6: where the settings name nobody, members who are admins are told; a dead address is named in the result.

@@ -340,7 +340,6 @@ impl Connector for Hr {
                 bookmark: next.is_none().then(|| answer["bookmark"].clone()),
                 next,
                 total: answer["total"].as_u64(),
-                allowed_per_minute: None,
             })
         })
     }

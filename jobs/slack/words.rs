@@ -151,6 +151,10 @@ fn sentence(kind: &str) -> (&'static str, &'static str) {
             ":warning: The integration *{name}* ({provider}) needs attention{because}",
             ":warning: Integrationen *{name}* ({provider}) behöver tillsyn{because}",
         ),
+        "integration.stalled" => (
+            ":warning: Nothing can be read from the integration *{name}* ({provider}){because}",
+            ":warning: Inget kan hämtas från integrationen *{name}* ({provider}){because}",
+        ),
         "integration.recovered" => (
             ":white_check_mark: The integration *{name}* ({provider}) works again.",
             ":white_check_mark: Integrationen *{name}* ({provider}) fungerar igen.",

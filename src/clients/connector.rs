@@ -94,8 +94,6 @@ pub struct RecordPage {
     pub bookmark: Option<Value>,
     /// Of the whole stream, if the vendor says so: for the progress bar.
     pub total: Option<u64>,
-    /// What the vendor's rate headers allow from now on, calls per minute, where there are any (SYNC-13).
-    pub allowed_per_minute: Option<u32>,
 }
 
 /// What a call is made with.

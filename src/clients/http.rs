@@ -27,10 +27,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::{Host, Url};
 
+use super::rate_headers;
+
 /// How long a connection may take to be there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a `Retry-After` may ask for at most, and at least.
-const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What calls may cost, and whom they may reach besides the public internet.
@@ -224,6 +226,7 @@ impl Http {
         };
         let mut response = request.send().await.map_err(|error| self.failed(error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        rate_headers::hear(&headers);
         let limit = self.options.body_limit;
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > limit) {
@@ -256,7 +259,7 @@ impl Http {
 
 impl Reply {
     /// How long the other side wants to be left alone: `retry-after-ms`, or `Retry-After` as seconds or a date (RFC 9110,
-    /// section 10.2.3); at least a second, at most a quarter of an hour.
+    /// section 10.2.3); at least a second, at most a day.
     pub fn retry_after(&self, now: DateTime<Utc>) -> Option<Duration> {
         let header = |name: &str| self.headers.get(name)?.to_str().ok().map(str::trim);
         let milliseconds = header("retry-after-ms").and_then(|text| text.parse::<f64>().ok()).map(|ms| ms / 1000.0);
@@ -460,7 +463,8 @@ mod tests {
         assert_eq!(wait("retry-after", "Mon, 02 Mar 2026 08:00:30 GMT"), Some(30.0));
         assert_eq!(wait("retry-after", "Mon, 02 Mar 2026 07:00:00 GMT"), Some(1.0));
         assert_eq!(wait("retry-after", "0"), Some(1.0));
-        assert_eq!(wait("retry-after", "86400"), Some(900.0));
+        assert_eq!(wait("retry-after", "86400"), Some(86_400.0));
+        assert_eq!(wait("retry-after", "999999"), Some(86_400.0));
         assert_eq!(wait("retry-after", "-5"), Some(1.0));
         assert_eq!(wait("retry-after", "NaN"), None);
         assert_eq!(wait("retry-after", "soon"), None);

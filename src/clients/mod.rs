@@ -14,6 +14,7 @@ pub mod oauth1;
 pub mod oauth2;
 mod purchase;
 pub mod quickbooks;
+pub mod rate_headers;
 pub mod slack;
 pub mod webhook;
 pub mod workday;

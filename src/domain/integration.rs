@@ -37,7 +37,7 @@ text_enum! {
         New = "new",
         /// The last test or run went well.
         Healthy = "healthy",
-        /// The last run failed; the next one may not.
+        /// The last run failed, or nothing could be read for hours; that may end by itself.
         Failing = "failing",
         /// Nothing works before a person has done something; its jobs are parked.
         NeedsAttention = "needs_attention",
@@ -206,6 +206,8 @@ pub struct Integration {
     pub status: IntegrationStatus,
     /// When it began to need a person.
     pub needs_since: Option<DateTime<Utc>>,
+    /// Since when its vendor lets nothing be read.
+    pub stalled_since: Option<DateTime<Utc>>,
     pub last_success_at: Option<DateTime<Utc>>,
     pub last_error_at: Option<DateTime<Utc>>,
     pub last_error: Option<String>,

@@ -46,7 +46,8 @@ struct SyncRequest {
     mode: Option<SyncMode>,
 }
 
-/// The job that will run. A run that is queued or under way already is not queued again.
+/// The job that will run. A run that is queued or under way already is not queued again; a full one that is asked for meanwhile follows
+/// within minutes of its end.
 #[derive(Serialize, ToSchema)]
 struct SyncQueued {
     job_id: Uuid,

@@ -27,6 +27,7 @@ struct Row {
     enabled: bool,
     status: String,
     needs_since: Option<DateTime<Utc>>,
+    stalled_since: Option<DateTime<Utc>>,
     last_success_at: Option<DateTime<Utc>>,
     last_error_at: Option<DateTime<Utc>>,
     last_error: Option<String>,
@@ -48,6 +49,7 @@ impl TryFrom<Row> for Integration {
             enabled: row.enabled,
             status: stored("integrations.status", &row.status)?,
             needs_since: row.needs_since,
+            stalled_since: row.stalled_since,
             last_success_at: row.last_success_at,
             last_error_at: row.last_error_at,
             last_error: row.last_error,
@@ -73,8 +75,8 @@ pub async fn insert(
         "insert into integrations (id, provider, name, config, credentials, interval_minutes, enabled, next_run_at, created_at,
              updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
-         returning id, provider, name, config, interval_minutes, enabled, status, needs_since, last_success_at, last_error_at,
-             last_error, next_run_at, created_at, updated_at",
+         returning id, provider, name, config, interval_minutes, enabled, status, needs_since, stalled_since, last_success_at,
+             last_error_at, last_error, next_run_at, created_at, updated_at",
         id,
         new.provider.as_str(),
         new.name,
@@ -139,14 +141,15 @@ pub async fn update(
              token_held_until = case when $7 then null else token_held_until end,
              status = case when n.access and status = 'needs_attention' then 'new' else status end,
              needs_since = case when n.access then null else needs_since end,
+             stalled_since = case when n.access then null else stalled_since end, stall_told = stall_told and not n.access,
              next_run_at = case when next_run_at is null then null when n.access then $6::timestamptz
                                 else least(next_run_at, $6::timestamptz + make_interval(mins => coalesce($4, interval_minutes))) end
          from (select o.id, $3::jsonb is not null and $3 <> o.config as source,
                       $5::bytea is not null or ($3 is not null and $3 <> o.config) as access
                from integrations o where o.id = $1 for update) n
          where i.id = n.id
-         returning i.id, provider, name, config, interval_minutes, enabled, status, needs_since, last_success_at, last_error_at,
-             last_error, next_run_at, created_at, updated_at",
+         returning i.id, provider, name, config, interval_minutes, enabled, status, needs_since, stalled_since, last_success_at,
+             last_error_at, last_error, next_run_at, created_at, updated_at",
         id,
         change.name,
         change.config,
@@ -164,8 +167,8 @@ pub async fn update(
 pub async fn by_id(db: &mut PgConnection, id: Uuid) -> Result<Option<Integration>, StoreError> {
     let row = sqlx::query_as!(
         Row,
-        "select id, provider, name, config, interval_minutes, enabled, status, needs_since, last_success_at, last_error_at,
-             last_error, next_run_at, created_at, updated_at
+        "select id, provider, name, config, interval_minutes, enabled, status, needs_since, stalled_since, last_success_at,
+             last_error_at, last_error, next_run_at, created_at, updated_at
          from integrations where id = $1",
         id
     )
@@ -189,8 +192,8 @@ pub async fn page(
     page: Page,
 ) -> Result<Vec<Integration>, StoreError> {
     let mut query = QueryBuilder::new(
-        "select id, provider, name, config, interval_minutes, enabled, status, needs_since, last_success_at, last_error_at,
-             last_error, next_run_at, created_at, updated_at
+        "select id, provider, name, config, interval_minutes, enabled, status, needs_since, stalled_since, last_success_at,
+             last_error_at, last_error, next_run_at, created_at, updated_at
          from integrations where true",
     );
     if let Some(provider) = filter.provider {
@@ -236,7 +239,8 @@ pub async fn set_enabled(
     now: DateTime<Utc>,
 ) -> Result<Option<(Integration, bool)>, StoreError> {
     let turned = sqlx::query!(
-        "update integrations set enabled = $2, updated_at = $3 where id = $1 and enabled <> $2",
+        "update integrations set enabled = $2, stalled_since = null, stall_told = false, updated_at = $3
+         where id = $1 and enabled <> $2",
         id,
         enabled,
         now
@@ -248,19 +252,128 @@ pub async fn set_enabled(
     Ok(by_id(db, id).await?.map(|integration| (integration, turned)))
 }
 
-/// SYNC-5: those that are due, up to `limit`; they are due again after their interval. A sweep at the same time gets others.
-pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!(
-        "update integrations set next_run_at = $1::timestamptz + make_interval(mins => interval_minutes)
+/// An integration that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub id: Uuid,
+    /// Everything is to be read: somebody wants it, the last time was too long ago, or records have been left out for a day.
+    pub full: bool,
+}
+
+/// SYNC-5: those that are due, up to `limit`; they are due again after their interval. A sweep at the same time gets others. With
+/// `full_days` 0 everything is read only where somebody wants it.
+pub async fn due(
+    db: &mut PgConnection,
+    now: DateTime<Utc>,
+    full_days: u32,
+    limit: i64,
+) -> Result<Vec<Due>, StoreError> {
+    Ok(sqlx::query_as!(
+        Due,
+        r#"update integrations set next_run_at = $1::timestamptz + make_interval(mins => interval_minutes)
          where id in (select d.id from integrations d
                       where d.enabled and d.status <> 'needs_attention' and d.next_run_at <= $1
                       order by d.next_run_at limit $2 for update skip locked)
-         returning id",
+         returning id,
+             full_wanted or ($3 > 0 and coalesce(coalesce(full_at, first_run_done_at)
+                 <= $1 - make_interval(days => case when left_out then 1 else $3 end), false)) as "full!""#,
         now,
-        limit
+        limit,
+        full_days.cast_signed()
     )
     .fetch_all(db)
     .await?)
+}
+
+/// After so many seconds an integration is due again of which a full run is wanted: a sweep at work does not meet it twice.
+const FOLLOWS_S: f64 = 60.0;
+
+/// Remembers that everything is to be read once the run that is waiting or under way has ended. False if that one reads everything.
+pub async fn want_full(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    let wanted = sqlx::query!(
+        "update integrations
+         set full_wanted = true, next_run_at = least(next_run_at, $2::timestamptz + make_interval(secs => $3))
+         where id = $1 and next_run_at is not null and not exists
+             (select from sync_runs where integration_id = $1 and state = 'running' and mode = 'full')",
+        id,
+        now,
+        FOLLOWS_S
+    )
+    .execute(db)
+    .await?;
+    Ok(wanted.rows_affected() > 0)
+}
+
+/// A full run has begun: whoever wanted one has it.
+pub async fn full_begins(db: &mut PgConnection, id: Uuid) -> Result<(), StoreError> {
+    sqlx::query!("update integrations set full_wanted = false where id = $1 and full_wanted", id).execute(db).await?;
+    Ok(())
+}
+
+/// Its vendor lets nothing be read, from now on or since an earlier failure.
+pub async fn stall(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<(), StoreError> {
+    sqlx::query!("update integrations set stalled_since = $2 where id = $1 and stalled_since is null", id, now)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Its vendor has let a page be read.
+pub async fn end_stall(db: &mut PgConnection, id: Uuid) -> Result<(), StoreError> {
+    sqlx::query!("update integrations set stalled_since = null where id = $1 and stalled_since is not null", id)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// An integration that nothing could be read from for too long.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stalled {
+    pub id: Uuid,
+    pub provider: Provider,
+    pub since: DateTime<Utc>,
+    /// Why its last run did not go on.
+    pub error: Option<String>,
+}
+
+/// Those that have stalled since `before` or earlier, and that nobody was told of.
+pub async fn stalled(db: &mut PgConnection, before: DateTime<Utc>) -> Result<Vec<Stalled>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select i.id, i.provider, i.stalled_since as "since!",
+               (select r.error from sync_runs r where r.integration_id = i.id order by r.id desc limit 1) as error
+         from integrations i
+         where i.enabled and i.status <> 'needs_attention' and i.stalled_since <= $1 and not i.stall_told
+         order by i.id"#,
+        before
+    )
+    .fetch_all(db)
+    .await?;
+    let stalled = rows.into_iter().map(|row| {
+        let provider = stored("integrations.provider", &row.provider)?;
+        Ok(Stalled { id: row.id, provider, since: row.since, error: row.error })
+    });
+    stalled.collect()
+}
+
+/// SYNC-13: it fails, and says so. False if it is over, or somebody has said it.
+pub async fn tell_stall(
+    db: &mut PgConnection,
+    (id, since): (Uuid, DateTime<Utc>),
+    error: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let told = sqlx::query!(
+        "update integrations
+         set status = 'failing', stall_told = true, last_error = $3, last_error_at = $4, updated_at = $4
+         where id = $1 and stalled_since = $2 and not stall_told and enabled and status <> 'needs_attention'",
+        id,
+        since,
+        error,
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(told.rows_affected() > 0)
 }
 
 /// SYNC-6: from now on it waits for a person. When it began to do so, if it did not before.
@@ -283,12 +396,13 @@ pub async fn need_attention(
     Ok(since)
 }
 
-/// A test or a run went well. Whether it needed a person's attention until now.
+/// A test or a run went well. Whether admins were told until now that nothing works.
 pub async fn succeeded(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<bool, StoreError> {
     let recovered = sqlx::query_scalar!(
-        r#"update integrations i set status = 'healthy', needs_since = null, last_success_at = $2, updated_at = $2
-         from (select o.id, o.needs_since from integrations o where o.id = $1 for update) o
-         where i.id = o.id returning o.needs_since is not null as "recovered!""#,
+        r#"update integrations i
+         set status = 'healthy', needs_since = null, stalled_since = null, stall_told = false, last_success_at = $2, updated_at = $2
+         from (select o.id, o.needs_since is not null or o.stall_told as told from integrations o where o.id = $1 for update) o
+         where i.id = o.id returning o.told as "recovered!""#,
         id,
         now
     )
@@ -361,10 +475,24 @@ pub async fn is_known(db: &mut PgConnection, id: Uuid) -> Result<bool, StoreErro
     Ok(done.unwrap_or_default())
 }
 
-/// Everything was read once.
-pub async fn set_known(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<(), StoreError> {
-    sqlx::query!("update integrations set first_run_done_at = $2 where id = $1 and first_run_done_at is null", id, now)
-        .execute(db)
-        .await?;
+/// A run has come to its end, whether it read everything and whether it named records as failed.
+pub async fn ran(
+    db: &mut PgConnection,
+    id: Uuid,
+    (full, left_out): (bool, bool),
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update integrations
+         set first_run_done_at = coalesce(first_run_done_at, $4), full_at = case when $2 then $4 else full_at end,
+             left_out = $3 or (left_out and not $2)
+         where id = $1",
+        id,
+        full,
+        left_out,
+        now
+    )
+    .execute(db)
+    .await?;
     Ok(())
 }

@@ -227,6 +227,8 @@ pub struct Progress<'a> {
     pub stream: &'a str,
     /// `None`: the stream has not begun.
     pub checkpoint: Option<&'a Value>,
+    /// Further than ever: failures are counted anew. Not so where a stream is read from its beginning once more.
+    pub further: bool,
 }
 
 /// Saves the place. False if the run is no longer the holder's: then the caller rolls back.
@@ -240,7 +242,8 @@ pub async fn save(
     let saved = sqlx::query!(
         "update sync_runs
          set stream = $3, checkpoint = $4, pages = $5, read = $6, created = $7, updated = $8, unchanged = $9, failed = $10,
-             total = $11, held_until = clock_timestamp() + make_interval(secs => $12), error = null
+             total = $11, held_until = clock_timestamp() + make_interval(secs => $12), error = null,
+             tries = case when $13 then 0 else tries end
          where id = $1 and holder = $2 and state = 'running'",
         run_id,
         holder.id,
@@ -253,24 +256,33 @@ pub async fn save(
         unchanged.cast_signed(),
         failed.cast_signed(),
         progress.total.map(u64::cast_signed),
-        HELD_S
+        HELD_S,
+        progress.further
     )
     .execute(db)
     .await?;
     Ok(saved.rows_affected() > 0)
 }
 
-/// Notes why an attempt went wrong; the run goes on.
-pub async fn note_error(db: &mut PgConnection, run_id: Uuid, holder: Holder, error: &str) -> Result<(), StoreError> {
-    sqlx::query!(
-        "update sync_runs set error = $3 where id = $1 and holder = $2 and state = 'running'",
+/// Notes why an attempt does not go on, as far as is known, and whether it failed; the run goes on. How many have failed since it got
+/// further; `None` if it is no longer the holder's.
+pub async fn note_error(
+    db: &mut PgConnection,
+    run_id: Uuid,
+    holder: Holder,
+    (error, failed): (Option<&str>, bool),
+) -> Result<Option<u32>, StoreError> {
+    let tries = sqlx::query_scalar!(
+        "update sync_runs set error = coalesce($3, error), tries = tries + case when $4 then 1 else 0 end
+         where id = $1 and holder = $2 and state = 'running' returning tries",
         run_id,
         holder.id,
-        error
+        error,
+        failed
     )
-    .execute(db)
+    .fetch_optional(db)
     .await?;
-    Ok(())
+    Ok(tries.map(i32::cast_unsigned))
 }
 
 /// Ends a run. False if it is no longer the holder's.

@@ -41,14 +41,17 @@ impl Budget<'_> {
         }
     }
 
-    /// The vendor answered a call that was made under `figure`, and perhaps said what it allows.
-    pub async fn good<A>(&self, ctx: &Ctx<A>, figure: u32, allowed: Option<u32>) -> anyhow::Result<()> {
+    /// The vendor answered a call that was made under `figure`, and perhaps said for how long no other is left.
+    pub async fn good<A>(&self, ctx: &Ctx<A>, figure: u32, none_left_for: Option<Duration>) -> anyhow::Result<()> {
+        if let Some(wait) = none_left_for {
+            ctx.block_rate(self.account, wait).await?;
+        }
         let calls = self.count(|calls| {
             *calls = if *calls >= GOOD_CALLS { 1 } else { *calls + 1 };
             *calls
         });
         let raised = if calls >= GOOD_CALLS { figure.saturating_add((figure / 10).max(1)) } else { figure };
-        let learned = raised.min(allowed.unwrap_or(u32::MAX)).clamp(1, self.per_minute.max(1));
+        let learned = raised.clamp(1, self.per_minute.max(1));
         if learned != figure {
             ctx.learn_rate(self.account, figure, learned).await?;
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use backroom_queue::Ctx;
+use backroom_queue::{Backoff, Ctx};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -21,7 +21,10 @@ use super::{
     tokens::{self, NoPass},
 };
 use crate::{
-    clients::connector::{Access, Connector, ConnectorError, ReadFrom, RecordPage},
+    clients::{
+        connector::{Access, Connector, ConnectorError, ReadFrom, RecordPage},
+        rate_headers,
+    },
     domain::integration::{SyncCounts, SyncMode, SyncState, SyncTrigger},
     store::{
         StoreError, integrations,
@@ -32,6 +35,8 @@ use crate::{
 
 /// After so long an attempt lets others have its place in the queue, and goes on later.
 const TURN: Duration = Duration::from_secs(30 * 60);
+/// What a failed attempt is followed by.
+pub const BACKOFF: Backoff = Backoff::exponential(Duration::from_secs(10), Duration::from_secs(900));
 /// When another job still works on the integration.
 const OCCUPIED: Duration = Duration::from_secs(10);
 /// A place to read on from that expires more often in one attempt will go on doing so.
@@ -91,6 +96,9 @@ pub async fn run<A: Send + Sync>(
     let default = SyncMode::or_default(source.mode, !bookmarks.is_empty());
     let wish = (source.mode, default, source.trigger);
     let begun = sync_runs::begin(&mut tx, source.integration_id, holder, wish, site.clock.now()).await?;
+    if matches!(&begun, Begun::Held(held) if held.mode == SyncMode::Full) {
+        integrations::full_begins(&mut tx, source.integration_id).await?;
+    }
     tx.commit().await?;
     let held = match begun {
         Begun::Held(held) => held,
@@ -103,19 +111,45 @@ pub async fn run<A: Send + Sync>(
         tracing::info!(run_id = %held.run_id, stream = held.stream, read = held.counts.read, "goes on with a run");
     }
     let budget = Budget { account: source.connector.account(), per_minute: source.calls_per_minute };
-    let mut run =
-        Run { ctx, site, source, receiver, budget, held, bookmarks, first_run, restarts: 0, began: Instant::now() };
+    let mut run = Run {
+        ctx,
+        site,
+        source,
+        receiver,
+        budget,
+        held,
+        bookmarks,
+        first_run,
+        restarts: 0,
+        moved: false,
+        began: Instant::now(),
+    };
     match run.read().await {
         Ok(()) => Ok(End::Completed(run.report())),
         // A job that somebody has cancelled has no later.
-        Err(Stop::Later(_)) if ctx.cancelled().is_cancelled() => run.stopped().await,
+        Err(Stop::Later(_) | Stop::Refused(..)) if ctx.cancelled().is_cancelled() => run.stopped().await,
         Err(Stop::Later(wait)) => Ok(End::Later(wait)),
+        Err(Stop::Refused(wait, why)) => {
+            run.note(why.as_deref(), false).await;
+            Ok(End::Later(wait))
+        }
         Err(Stop::Attention(reason)) => Ok(End::Attention { run_id: run.held.run_id, holder, reason }),
         Err(Stop::Failed(reason)) => Ok(End::Failed(reason)),
         Err(Stop::Asked) => run.stopped().await,
         Err(Stop::Error(error)) => {
-            run.note(&format!("{error:#}")).await;
-            Err(error)
+            let tries = run.note(Some(&format!("{error:#}")), true).await;
+            match tries.filter(|tries| *tries < ctx.job.max_attempts && ctx.is_last_attempt()) {
+                // The queue counts all failures, and this run has got further between them.
+                Some(tries) if !ctx.cancelled().is_cancelled() => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        tries,
+                        "attempt failed; the run has got further before"
+                    );
+                    Ok(End::Later(BACKOFF.after(tries)))
+                }
+                _ => Err(error),
+            }
         }
     }
 }
@@ -123,6 +157,8 @@ pub async fn run<A: Send + Sync>(
 /// Why reading stops before its end.
 enum Stop {
     Later(Duration),
+    /// The vendor lets no call be made until then, and perhaps said why.
+    Refused(Duration, Option<String>),
     Attention(String),
     Failed(String),
     Asked,
@@ -158,6 +194,8 @@ struct Run<'a, A> {
     bookmarks: Map<String, Value>,
     first_run: bool,
     restarts: u32,
+    /// This attempt has stored a page.
+    moved: bool,
     began: Instant,
 }
 
@@ -235,19 +273,21 @@ impl<A: Send + Sync> Run<'_, A> {
         let mut refused = None;
         loop {
             let (access, version) = self.access(refused).await?;
-            let figure = self.budget.permit(self.ctx).await?.map_err(Stop::Later)?;
-            let error = match connector.read(&access, stream, from).await {
+            let figure = self.budget.permit(self.ctx).await?.map_err(|wait| Stop::Refused(wait, None))?;
+            let (read, none_left_for) =
+                rate_headers::listen(self.site.clock.now(), connector.read(&access, stream, from)).await;
+            let error = match read {
                 Ok(page) => {
-                    self.budget.good(self.ctx, figure, page.allowed_per_minute).await?;
+                    self.budget.good(self.ctx, figure, none_left_for).await?;
                     return Ok(Some(page));
                 }
                 Err(error) => error,
             };
             match error {
                 ConnectorError::RateLimited(_, wait) => {
-                    let wait = wait.unwrap_or(BUSY);
+                    let wait = wait.or(none_left_for).unwrap_or(BUSY);
                     self.budget.busy(self.ctx, figure, wait).await?;
-                    return Err(Stop::Later(wait));
+                    return Err(Stop::Refused(wait, Some(error.to_string())));
                 }
                 ConnectorError::Unauthorized(_) if version.is_some() && refused.is_none() => refused = version,
                 ConnectorError::Unauthorized(why) if version.is_some() => {
@@ -273,7 +313,6 @@ impl<A: Send + Sync> Run<'_, A> {
             Ok(pass) => Ok((pass.access, Some(pass.version))),
             Err(NoPass::Wait(wait)) => Err(Stop::Later(wait)),
             Err(NoPass::Gone) => Err(lost()),
-            Err(NoPass::Refused(ConnectorError::RateLimited(_, wait))) => Err(Stop::Later(wait.unwrap_or(BUSY))),
             Err(NoPass::Refused(why)) => Err(Stop::of(why)),
         }
     }
@@ -304,17 +343,22 @@ impl<A: Send + Sync> Run<'_, A> {
         let counts = self.held.counts.plus(counted.counts);
         let checkpoint = next.map(serde_json::to_value).transpose().map_err(anyhow::Error::from)?;
         let mut held = true;
+        if !self.moved {
+            integrations::end_stall(&mut tx, id).await?;
+        }
         if next.is_none() {
             self.receiver.end_of_stream(&mut tx).await?;
             let place = (id, self.source.config);
             held &= integrations::set_bookmark(&mut tx, place, stream, page.bookmark.as_ref()).await?;
         }
         let stream = if next.is_some() { stream } else { after.unwrap_or(stream) };
-        let progress = Progress { counts, total: self.held.total, stream, checkpoint: checkpoint.as_ref() };
+        let (total, further) = (self.held.total, self.restarts == 0);
+        let progress = Progress { counts, total, stream, checkpoint: checkpoint.as_ref(), further };
         held &= sync_runs::save(&mut tx, run_id, holder, &progress).await?;
         if next.is_none() && after.is_none() {
             held &= sync_runs::finish(&mut tx, run_id, holder, (SyncState::Completed, None), now).await?;
-            integrations::set_known(&mut tx, id, now).await?;
+            let what = (self.held.mode == SyncMode::Full, counts.failed > 0);
+            integrations::ran(&mut tx, id, what, now).await?;
             self.receiver.completed(&mut tx, counts).await?;
         }
         if !held {
@@ -322,13 +366,14 @@ impl<A: Send + Sync> Run<'_, A> {
         }
         tx.commit().await?;
         self.held.counts = counts;
+        self.moved = true;
         Ok(())
     }
 
     async fn save_place(&self, stream: &str, from: &ReadFrom) -> Result<(), Stop> {
         let Held { run_id, holder, counts, total, .. } = self.held;
         let checkpoint = serde_json::to_value(from).map_err(anyhow::Error::from)?;
-        let progress = Progress { counts, total, stream, checkpoint: Some(&checkpoint) };
+        let progress = Progress { counts, total, stream, checkpoint: Some(&checkpoint), further: false };
         let mut tx = tenant::begin(self.site.db, self.site.organization).await?;
         if !sync_runs::save(&mut tx, run_id, holder, &progress).await? {
             return Err(lost());
@@ -349,16 +394,22 @@ impl<A: Send + Sync> Run<'_, A> {
         Ok(End::Stopped(self.report()))
     }
 
-    /// Has the run say why an attempt went wrong. The attempt's own error matters more than whether this can be written.
-    async fn note(&self, error: &str) {
+    /// Has the run say why it does not go on, and the integration since when. How many attempts have failed since the run got further,
+    /// if it is still this one's. The attempt's own error matters more than whether this can be written.
+    async fn note(&self, why: Option<&str>, failed: bool) -> Option<u32> {
         let noted = async {
             let mut tx = tenant::begin(self.site.db, self.site.organization).await?;
-            sync_runs::note_error(&mut tx, self.held.run_id, self.held.holder, error).await?;
-            Ok::<_, StoreError>(tx.commit().await?)
+            let tries = sync_runs::note_error(&mut tx, self.held.run_id, self.held.holder, (why, failed)).await?;
+            if tries.is_some() {
+                integrations::stall(&mut tx, self.source.integration_id, self.site.clock.now()).await?;
+            }
+            tx.commit().await?;
+            Ok::<_, StoreError>(tries)
         };
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, "could not note on the run why it went wrong");
-        }
+        noted.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not note on the run why it does not go on");
+            None
+        })
     }
 
     fn report(&self) -> Report {
@@ -370,7 +421,7 @@ impl Stop {
     /// By what can be done about it.
     fn of(error: ConnectorError) -> Self {
         match error {
-            ConnectorError::RateLimited(_, wait) => Self::Later(wait.unwrap_or(BUSY)),
+            ConnectorError::RateLimited(_, wait) => Self::Refused(wait.unwrap_or(BUSY), Some(error.to_string())),
             ConnectorError::Unauthorized(_)
             | ConnectorError::Credentials(_)
             | ConnectorError::Forbidden(_)

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use self::tokens::NoPass;
 pub use self::{
-    engine::{End, Report, Source, run},
+    engine::{BACKOFF, End, Report, Source, run},
     sieve::{Wanted, sieve},
     take::{Batch, Receiver},
 };

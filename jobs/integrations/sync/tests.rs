@@ -1,3 +1,5 @@
+mod patience;
+
 use std::time::Duration;
 
 use backroom_queue::{JobState, Outcome, Worker, WorkerConfig, enqueue, find, rate_limit, testing as queue};
@@ -154,7 +156,8 @@ async fn the_next_attempt_goes_on_where_the_last_one_stopped() {
 /// A page as the vendor answers it.
 fn page(rig: &Rig, n: usize) -> Mood {
     let entries: Vec<_> = rig.data().people.iter().skip(n * 10).take(10).cloned().collect();
-    let page = json!({ "entries": entries, "next": (n + 1).to_string(), "bookmark": "1", "total": 35 });
+    let page =
+        json!({ "entries": entries, "next": (n + 1).to_string(), "bookmark": "1", "total": rig.data().people.len() });
     Mood::Answers(200, Vec::new(), page.to_string())
 }
 
@@ -412,7 +415,7 @@ async fn what_only_a_person_can_mend_is_parked_and_told_once() {
         assert_eq!(rig.told().await, ["integration.created", "integration.needs_attention"]);
         assert_eq!(queue::enqueued::<TellAttention>(&rig.world.app.db).await.unwrap().len(), 1);
         let mut tx = rig.world.tenant().await;
-        assert!(integrations::due(&mut tx, rig.world.now(), 10).await.unwrap().is_empty());
+        assert!(integrations::due(&mut tx, rig.world.now(), 7, 10).await.unwrap().is_empty());
         let job = SyncIntegration { integration_id: rig.integration_id, mode: None, trigger: SyncTrigger::Manual };
         let slug = &rig.world.organization.slug;
         let refused = request_sync(&mut tx, slug, &job, "test", (rig.world.now(), None)).await.unwrap_err();
@@ -460,7 +463,7 @@ async fn an_integration_is_due_after_its_interval() {
     let rig = Rig::new(0).await;
     let due = async || {
         let mut tx = rig.world.tenant().await;
-        let due = integrations::due(&mut tx, rig.world.now(), 10).await.unwrap();
+        let due = integrations::due(&mut tx, rig.world.now(), 7, 10).await.unwrap();
         tx.commit().await.unwrap();
         due.len()
     };

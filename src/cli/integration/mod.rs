@@ -344,6 +344,7 @@ mod tests {
     use crate::{
         cli::exit::{NotFound, Usage},
         demo::vendors::bamboohr::{BambooHr, Person},
+        domain::integration::SyncTrigger,
         jobs::testing::World,
     };
 
@@ -433,6 +434,29 @@ mod tests {
         stage.run(Integration::Remove(one("Staff"))).await.unwrap();
         let gone = stage.run(Integration::Show(one("Staff"))).await.unwrap_err();
         assert!(gone.is::<NotFound>(), "{gone:#}");
+    }
+
+    /// SYNC-5
+    #[tokio::test]
+    async fn a_full_run_behind_another_is_kept() {
+        let stage = Stage::new().await;
+        stage.add("People", &stage.bamboo.credentials()).await.unwrap();
+        let (id, now) = (stage.only().await.id, stage.world.now());
+        let sync = |full| Integration::Sync(SyncNow { which: one("People"), full });
+        stage.run(sync(false)).await.unwrap();
+        let mut tx = stage.world.tenant().await;
+        let request = doors::SyncIntegration { integration_id: id, mode: None, trigger: SyncTrigger::Schedule };
+        doors::request_sync(&mut tx, &stage.world.organization.slug, &request, "test", (now, None)).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let refused = stage.run(sync(false)).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("already queued"), "{refused:#}");
+        assert!(is(stage.run(sync(true)).await.unwrap(), 0));
+
+        stage.world.app.clock.advance(chrono::Duration::minutes(5));
+        let mut tx = stage.world.tenant().await;
+        let due = integrations::due(&mut tx, stage.world.now(), 0, 10).await.unwrap();
+        assert_eq!(due, [integrations::Due { id, full: true }]);
     }
 
     /// SYNC-1

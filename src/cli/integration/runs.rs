@@ -14,7 +14,10 @@ use crate::{
         exit::{JOB_ENDED_BADLY, not_found},
         job::{self, Ran},
     },
-    domain::integration::{SyncFailure, SyncMode, SyncRun, SyncTrigger},
+    domain::{
+        Organization,
+        integration::{SyncFailure, SyncMode, SyncRun, SyncTrigger},
+    },
     store::{Page, sync_runs, webhook_deliveries},
     tenant,
 };
@@ -31,7 +34,18 @@ pub async fn sync(session: &Session, args: SyncNow, output: Output) -> anyhow::R
         trigger: SyncTrigger::Manual,
     };
     let job = NewJob::of(&request).tenant(organization.slug.as_str()).trace(Some(TraceParent::new()));
-    let Ran { outcome, record, duration } = job::here(session, job).await?;
+    let Ran { outcome, record, duration } = match job::here(session, job).await {
+        Ok(ran) => ran,
+        Err(refused) => {
+            let Some(before) = after_another(session, &organization, &request).await? else { return Err(refused) };
+            let why = format!(
+                "another run is waiting or under way (job {before}); the full one follows within minutes of its end"
+            );
+            let shown = json!({ "job_id": before, "outcome": "follows", "reason": why, "run": null });
+            output.answer(&shown, || format!("{}: {why}", integration.name))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
 
     let mut tx = tenant::begin(&session.db, &organization).await?;
     let last = Page { newest_first: true, ..Page::first(1) };
@@ -60,6 +74,27 @@ pub async fn sync(session: &Session, args: SyncNow, output: Output) -> anyhow::R
         Outcome::Snoozed { .. } | Outcome::Released => ExitCode::SUCCESS,
         _ => job::exit_code(record.state),
     })
+}
+
+/// Keeps the wish for a full run that cannot begin because of another job, and answers that one.
+async fn after_another(
+    session: &Session,
+    organization: &Organization,
+    request: &doors::SyncIntegration,
+) -> anyhow::Result<Option<Uuid>> {
+    if request.mode != Some(SyncMode::Full) {
+        return Ok(None);
+    }
+    let mut tx = tenant::begin(&session.db, organization).await?;
+    let told = (session.clock.now(), None);
+    let asked = doors::request_sync(&mut tx, &organization.slug, request, ACTOR, told).await?;
+    if !asked.duplicate {
+        // What was in the way is gone, or it was something else: nothing is left behind.
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    tx.commit().await?;
+    Ok(Some(asked.id))
 }
 
 fn counts(run: &SyncRun) -> String {

@@ -1,4 +1,4 @@
-//! What an admin hears when an integration has stopped and waits for a person (SYNC-6).
+//! What an admin hears when an integration has stopped and waits for a person (SYNC-6), or gets nothing for hours (SYNC-13).
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -7,7 +7,7 @@ use super::{Letter, Rendered, Row, Tone, invitation::moment};
 use crate::domain::language::Language;
 use crate::mail::one_line;
 
-/// An integration that no run can help, told to an admin.
+/// An integration that brings nothing, told to an admin.
 #[derive(Debug, Clone)]
 pub struct AttentionMail {
     pub language: Language,
@@ -21,6 +21,8 @@ pub struct AttentionMail {
     pub since: DateTime<Utc>,
     /// Whose clock that is told by.
     pub time_zone: Tz,
+    /// It is tried again by itself; otherwise it waits for a person.
+    pub goes_on: bool,
 }
 
 /// The notice in the organization's language.
@@ -35,6 +37,10 @@ pub fn render_attention(mail: &AttentionMail) -> Rendered {
 }
 
 fn attention(mail: &AttentionMail) -> Letter {
+    if mail.goes_on { stalled(mail) } else { stopped(mail) }
+}
+
+fn stopped(mail: &AttentionMail) -> Letter {
     let AttentionMail { organization_name, integration_name, provider, problem, .. } = mail;
     let since = moment(mail.language, mail.since, mail.time_zone);
     let values = [integration_name.clone(), provider.clone(), since];
@@ -88,6 +94,58 @@ fn attention(mail: &AttentionMail) -> Letter {
     }
 }
 
+fn stalled(mail: &AttentionMail) -> Letter {
+    let AttentionMail { organization_name, integration_name, provider, problem, .. } = mail;
+    let since = moment(mail.language, mail.since, mail.time_zone);
+    let values = [integration_name.clone(), provider.clone(), since];
+    match mail.language {
+        Language::Sv => Letter {
+            lang: "sv",
+            subject: format!("{integration_name} får inget från {provider}"),
+            preheader: format!("{provider} har inte låtit något hämtas på flera timmar."),
+            label: "Bör ses över".to_owned(),
+            heading: format!("Inget kommer från {provider}"),
+            greeting: "Hej,".to_owned(),
+            paragraphs: vec![
+                format!("På flera timmar har inget kunnat hämtas från {provider}. Nya försök görs av sig själva."),
+                format!("Orsak: {problem}"),
+                "Det som redan är hämtat finns kvar, men kan vara inaktuellt.".to_owned(),
+            ],
+            facts: rows(["Integration", "Leverantör", "Sedan"], values),
+            payment_heading: "Så här gör du",
+            payment_note: format!(
+                "Se efter om {provider} har driftstörningar och om andra program använder upp kontots anrop. Du får inget \
+                 nytt mejl om detta förrän kopplingen har fungerat igen."
+            ),
+            regards: "Vänliga hälsningar",
+            footer: format!("Mejlet skickades till administratörerna för {organization_name}."),
+            ..bare(organization_name)
+        },
+        Language::En => Letter {
+            lang: "en",
+            subject: format!("{integration_name} gets nothing from {provider}"),
+            preheader: format!("{provider} has let nothing be read for hours."),
+            label: "Worth a look".to_owned(),
+            heading: format!("Nothing comes from {provider}"),
+            greeting: "Hello,".to_owned(),
+            paragraphs: vec![
+                format!("For hours nothing could be read from {provider}. It is tried again by itself."),
+                format!("Reason: {problem}"),
+                "What was read before is still there, but may be out of date.".to_owned(),
+            ],
+            facts: rows(["Integration", "Provider", "Since"], values),
+            payment_heading: "What you can do",
+            payment_note: format!(
+                "See whether {provider} reports a disturbance, and whether other programs use up the account's calls. There is no \
+                 other mail about this until the connection has worked again."
+            ),
+            regards: "Kind regards",
+            footer: format!("Sent to the administrators of {organization_name}."),
+            ..bare(organization_name)
+        },
+    }
+}
+
 fn rows(labels: [&'static str; 3], values: [String; 3]) -> Vec<Row> {
     labels.into_iter().zip(values).map(|(label, value)| Row { label, value }).collect()
 }
@@ -133,6 +191,7 @@ mod tests {
             problem: "QuickBooks has withdrawn our access; connect it again".into(),
             since: Utc.with_ymd_and_hms(2026, 3, 2, 8, 0, 0).single().expect("a time"),
             time_zone: chrono_tz::Europe::Stockholm,
+            goes_on: false,
         }
     }
 
@@ -152,6 +211,22 @@ mod tests {
                 }
             }
             assert!(rendered.subject.contains("Our QuickBooks"), "{}", rendered.subject);
+        }
+    }
+
+    /// SYNC-13: nobody is asked to mend what may pass by itself.
+    #[test]
+    fn what_goes_on_by_itself_is_told_as_such() {
+        for (language, words) in [
+            (Language::Sv, ["Nya försök görs av sig själva", "connect it again"]),
+            (Language::En, ["tried again by itself", "connect it again"]),
+        ] {
+            let rendered = render_attention(&AttentionMail { goes_on: true, ..mail(language) });
+            for part in [&rendered.text, &rendered.html] {
+                let part = part.split_whitespace().collect::<Vec<_>>().join(" ");
+                assert!(words.iter().all(|word| part.contains(word)), "{part}");
+                assert!(!part.contains("has stopped") && !part.contains("har stannat"), "{part}");
+            }
         }
     }
 
