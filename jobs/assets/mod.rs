@@ -5,7 +5,7 @@ mod take;
 
 use uuid::Uuid;
 
-pub use self::take::{assets_gone, take_assets};
+pub use self::take::{Gone, assets_gone, take_assets};
 
 /// What events of an asset are about.
 pub fn topic(asset: Uuid) -> String {

@@ -1,7 +1,8 @@
 //! Assets as a finance system tells of them, a page at a time (SYNC-4, ASSET-3). It never takes an asset out of somebody's hands:
-//! what is on order may arrive, and what nobody holds may be retired; the rest of where it stands is the product's own.
+//! what is on order may arrive, and what nobody holds may be retired, and what was retired because the source had it no longer may come back; the
+//! rest of where it stands is the product's own.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -26,6 +27,34 @@ use crate::{
     sync,
 };
 
+/// Why a source has things no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// They are not there, or what they were bought with is not: nobody's are retired.
+    Removed,
+    /// What they were bought with is over fewer things now: those are retired that were never in use.
+    Surplus,
+}
+
+impl Gone {
+    fn note(self) -> &'static str {
+        match self {
+            Self::Removed => "the source has it no longer",
+            Self::Surplus => "the purchase is over fewer things now",
+        }
+    }
+
+    /// Whether an asset stays where it is, for a person to decide.
+    fn spares(self, asset: &KnownAsset) -> bool {
+        match self {
+            Self::Removed => asset.custody.status == AssetStatus::Assigned,
+            Self::Surplus => {
+                asset.was_held || !matches!(asset.custody.status, AssetStatus::OnOrder | AssetStatus::InStock)
+            }
+        }
+    }
+}
+
 /// A record on its way in.
 type Wanted<'a> = sync::Wanted<'a, AssetFacts, KnownAsset>;
 
@@ -33,6 +62,11 @@ impl Wanted<'_> {
     fn serial(&self) -> Option<SerialNumber> {
         self.facts.serial_number.as_deref().and_then(|serial| SerialNumber::parse(serial).ok())
     }
+}
+
+/// Whether the source took it away before, and nobody has moved it since.
+fn was_gone(asset: &KnownAsset) -> bool {
+    asset.custody.status == AssetStatus::Retired && asset.print.is_none() && asset.moved_by_job
 }
 
 /// Where an asset stands after the source has spoken.
@@ -117,10 +151,15 @@ async fn store(
         let id = before.map_or_else(Uuid::now_v7, |before| before.id);
         let Some(tag) = before.map(|before| before.tag.clone()).or_else(|| tags.next()) else { continue };
         let from = before.map(|before| before.custody);
-        let to = after(from, wanted.facts.status);
+        let mut to = after(from, wanted.facts.status);
+        let is_back = before.is_some_and(was_gone);
+        if is_back {
+            to.status = wanted.facts.status.into();
+        }
         let moved = from.is_none_or(|from| from != to);
         if moved {
-            history.push(transaction(id, (from, to), taking.actor, wanted.facts));
+            let note = is_back.then_some("the source has it again");
+            history.push(NewTransaction { note, ..transaction(id, (from, to), taking.actor, wanted.facts) });
         }
         let kind = match from {
             None => "asset.created",
@@ -163,33 +202,42 @@ fn transaction<'a>(
     NewTransaction { asset_id, kind, from, to, actor, ip: None, user_agent: None, amount, note: None }
 }
 
-/// Things that the source has no longer: they are retired, but for what somebody holds; of that an event tells, and a person decides.
+/// Things that the source has no longer: they are retired, but for what is spared; of that an event tells, and a person decides. What is
+/// spared as surplus is refused as well, so that the run names it, once.
 pub async fn assets_gone(
     db: &mut PgConnection,
     sealer: Sealer<'_>,
     taking: &Taking<'_>,
-    external_ids: &[String],
+    (external_ids, why): (&[String], Gone),
 ) -> Result<Vec<Taken>, StoreError> {
     let known = assets::known(db, taking.source, external_ids).await?;
-    let (mut told, mut history, mut retired) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut told, mut history, mut outcomes) = (Vec::new(), Vec::new(), HashMap::new());
+    let mut retired = Vec::new();
     for asset in known.values() {
         let from = asset.custody;
-        let held = from.status == AssetStatus::Assigned;
-        // Of what somebody holds it is told once.
-        if from.status == AssetStatus::Retired || (held && asset.print.is_none()) {
+        let stays = why.spares(asset);
+        // Of what stays it is told once.
+        if from.status == AssetStatus::Retired || (stays && asset.print.is_none()) {
             continue;
         }
-        let to = Custody { status: if held { from.status } else { AssetStatus::Retired }, ..from };
-        if !held {
-            let kind = TransactionKind::StatusChanged;
-            let (actor, ip, user_agent, amount, note) = (taking.actor, None, None, None, None);
+        let to = Custody { status: if stays { from.status } else { AssetStatus::Retired }, ..from };
+        if !stays {
+            let (kind, note) = (TransactionKind::StatusChanged, Some(why.note()));
+            let (actor, ip, user_agent, amount) = (taking.actor, None, None, None);
             let from = Some(from);
             history.push(NewTransaction { asset_id: asset.id, kind, from, to, actor, ip, user_agent, amount, note });
-            retired.insert(asset.id);
+            retired.push(asset.id);
+            outcomes.insert(asset.id, Outcome::Updated(asset.id));
+        } else if why == Gone::Surplus {
+            let reason = format!(
+                "the purchase is over fewer things now, and {} stays, as it has been in use: retire it here if it is gone",
+                asset.tag
+            );
+            outcomes.insert(asset.id, Outcome::Refused(reason));
         }
         told.push(NewEvent {
             topic: topic(asset.id),
-            kind: if held { "asset.gone_at_source" } else { "asset.status_changed" },
+            kind: if stays { "asset.gone_at_source" } else { "asset.status_changed" },
             payload: json!({
                 "asset_id": asset.id, "tag": asset.tag, "status": to.status, "from_status": from.status,
                 "employee_id": from.employee_id,
@@ -198,7 +246,7 @@ pub async fn assets_gone(
         });
     }
     let gone: Vec<Uuid> = known.values().map(|asset| asset.id).collect();
-    assets::retire_gone(db, &gone, taking.now).await?;
+    assets::mark_gone(db, (&gone, &retired), taking.now).await?;
     asset_transactions::append(db, sealer, &history, taking.now).await?;
     if !told.is_empty() {
         events::append_many(db, &told, taking.now).await?;
@@ -206,9 +254,8 @@ pub async fn assets_gone(
     Ok(external_ids
         .iter()
         .map(|external_id| {
-            let asset = known.get(external_id).filter(|asset| retired.remove(&asset.id));
-            let outcome = asset.map_or(Outcome::Unchanged, |asset| Outcome::Updated(asset.id));
-            Taken { external_id: external_id.clone(), outcome }
+            let outcome = known.get(external_id).and_then(|asset| outcomes.remove(&asset.id));
+            Taken { external_id: external_id.clone(), outcome: outcome.unwrap_or(Outcome::Unchanged) }
         })
         .collect())
 }

@@ -10,9 +10,13 @@ use crate::{
     demo::vendors::{netsuite::NetSuite, quickbooks::QuickBooks},
     domain::{
         Invoice,
+        asset::Step,
         integration::{Integration, IntegrationStatus, NewIntegration, Provider, SyncTrigger},
     },
-    jobs::testing::World,
+    jobs::{
+        assets::doors::{self, Asked, Remark},
+        testing::World,
+    },
     store::{Sealer, integrations, invoices},
     sync::Report,
 };
@@ -58,6 +62,27 @@ impl Rig {
         found.unwrap_or_default()
     }
 
+    /// Somebody gets it.
+    async fn give_away(&self, external_id: &str) {
+        let mut tx = self.world.tenant().await;
+        let employee = Uuid::now_v7();
+        let sql = "insert into employees (id, first_name, last_name, status, created_at, updated_at)
+                   values ($1, '', '', 'active', now(), now())";
+        sqlx::query(sql).bind(employee).execute(&mut *tx).await.unwrap();
+        let sql = "select id from assets where external_id = $1";
+        let asset: Uuid = sqlx::query_scalar(sql).bind(external_id).fetch_one(&mut *tx).await.unwrap();
+        let (sealer, asked) = (Sealer::new(&self.world.app.vault, "acme"), Asked::by("test", self.world.now()));
+        let step = Step::Assign { employee_id: employee };
+        doors::step(&mut tx, sealer, (asset, &step), (Remark::default(), &asked)).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// What a run named.
+    async fn failures(&self, run_id: Uuid) -> String {
+        let sql = "select string_agg(external_id || ': ' || reason, '; ') from sync_failures where run_id = $1";
+        sqlx::query_scalar(sql).bind(run_id).fetch_one(&mut *self.world.tenant().await).await.unwrap()
+    }
+
     async fn invoice(&self, number: &str) -> Invoice {
         invoices::by_number(&mut *self.world.tenant().await, number).await.unwrap().unwrap()
     }
@@ -81,7 +106,8 @@ async fn what_is_in_quickbooks_stays_in_step() {
     let first = rig.sync().await.counts;
     let again = rig.sync().await.counts;
 
-    assert_eq!((first.read, first.created, first.failed), (4, 3, 1));
+    // The purchase itself is one: it says that there are no other laptops.
+    assert_eq!((first.read, first.created, first.failed), (5, 3, 1));
     assert_eq!((again.created, again.updated), (0, 0));
     assert_eq!(rig.assets().await, "purchase-1:1:1 in_stock, purchase-1:1:2 in_stock");
     assert_eq!(rig.invoice("Q-1").await.status.as_str(), "unpaid");
@@ -135,4 +161,58 @@ async fn what_is_in_netsuite_stays_in_step() {
         assert_eq!(rig.sync().await.counts.updated, 2);
         assert_eq!(rig.assets().await, "fam-12 retired, po-501:1:1 in_stock, po-501:1:2 on_order");
     }
+}
+
+/// SYNC-10, SYNC-3: fewer laptops are bought than was said, then more again, and in the end none.
+#[tokio::test]
+async fn a_purchase_that_shrinks_takes_back_what_was_never_in_use() {
+    let world = world().await;
+    let books = QuickBooks::start(world.app.clock.clone()).await.unwrap();
+    let rig = Rig::of(world, Provider::QuickBooks, books.config(), books.credentials()).await;
+    let purchase = books.buy_laptops(3, "3000");
+    rig.sync().await;
+    rig.give_away("purchase-1:1:3").await;
+    books.requantify(purchase, 1, "1000");
+
+    let shrunk = rig.sync().await;
+    books.change("Purchase", purchase, serde_json::json!({}));
+    let again = rig.sync().await.counts;
+
+    assert_eq!((shrunk.counts.updated, shrunk.counts.failed), (0, 1));
+    assert_eq!((again.created, again.updated, again.failed), (0, 0, 0));
+    assert_eq!(rig.assets().await, "purchase-1:1:1 in_stock, purchase-1:1:2 retired, purchase-1:1:3 assigned");
+    let named = rig.failures(shrunk.run_id).await;
+    assert!(named.starts_with("purchase-1: ") && named.contains("A-00003"), "{named}");
+
+    books.requantify(purchase, 2, "2000");
+    rig.sync().await;
+    assert_eq!(rig.assets().await, "purchase-1:1:1 in_stock, purchase-1:1:2 in_stock, purchase-1:1:3 assigned");
+    books.change("Purchase", purchase, serde_json::json!({ "Line": [] }));
+    assert_eq!(rig.sync().await.counts.updated, 1);
+    books.change("Purchase", purchase, serde_json::json!({}));
+    assert_eq!(rig.sync().await.counts.updated, 0);
+    assert_eq!(rig.assets().await, "purchase-1:1:1 retired, purchase-1:1:2 retired, purchase-1:1:3 assigned");
+}
+
+/// SYNC-9: an order of NetSuite's loses pieces, and a line.
+#[tokio::test]
+async fn an_order_that_shrinks_takes_back_what_never_came() {
+    let world = world().await;
+    let suite = NetSuite::start(world.app.clock.clone()).await.unwrap();
+    let rig = Rig::of(world, Provider::NetSuite, suite.config(), suite.credentials()).await;
+    let order = suite.order("PO1001", 2, "1500");
+    suite.add_line(order, 2);
+    rig.sync().await;
+    suite.change_order(order, "tl.quantity", "1");
+    rig.sync().await;
+    let shrunk = "po-501:1:1 on_order, po-501:1:2 retired, po-501:2:1 on_order, po-501:2:2 on_order";
+    assert_eq!(rig.assets().await, shrunk);
+
+    suite.drop_line(order, 2);
+    let dropped = rig.sync().await.counts;
+    let again = rig.sync().await.counts;
+
+    assert_eq!((dropped.updated, dropped.failed, again.updated, again.failed), (1, 0, 0, 0));
+    let dropped = "po-501:1:1 on_order, po-501:1:2 retired, po-501:2:1 retired, po-501:2:2 retired";
+    assert_eq!(rig.assets().await, dropped);
 }

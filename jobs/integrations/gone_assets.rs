@@ -1,10 +1,14 @@
 //! Things that a source has no longer. Of a deleted document a source tells the id alone: one that ends with a colon stands for all
-//! things of the document (`crate::clients::purchase`), and counts as one record.
+//! things of the document (`crate::clients::purchase`). Of one that is there it tells what is left of it ([`Left`]), and the rest of what
+//! came of it is surplus. Either counts as one record.
+
+use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
 use crate::{
-    jobs::people::doors::{self as people, Taking},
+    domain::source_record::Left,
+    jobs::people::doors::{self as people, Gone, Taking},
     store::{
         Sealer, StoreError,
         from_source::{self, Outcome, Taken},
@@ -18,25 +22,54 @@ pub async fn gone(
     taking: &Taking<'_>,
     ids: &[String],
 ) -> Result<Vec<Taken>, StoreError> {
-    let (documents, mut things): (Vec<String>, Vec<String>) = ids.iter().cloned().partition(|id| id.ends_with(':'));
-    if documents.is_empty() {
-        return people::assets_gone(db, sealer, taking, ids).await;
-    }
-    for thing in from_source::assets_beginning(db, taking.source, &documents).await? {
-        if !things.contains(&thing) {
-            things.push(thing);
+    // Each under the id that it is gone by; of documents, what is left of them.
+    let (mut removed, mut surplus) = (HashMap::new(), HashMap::new());
+    let mut documents: HashMap<String, (&String, Option<Left>)> = HashMap::new();
+    for id in ids {
+        match (Left::parse(id), id.strip_suffix(':')) {
+            (Some(left), _) => _ = documents.insert(left.document.clone(), (id, Some(left))),
+            (None, Some(document)) => _ = documents.insert(document.to_owned(), (id, None)),
+            (None, None) => _ = removed.insert(id.clone(), id),
         }
     }
-    let taken = people::assets_gone(db, sealer, taking, &things).await?;
-    let outcome = |id: &String| {
-        let is_of = |taken: &&Taken| {
-            if id.ends_with(':') { taken.external_id.starts_with(id) } else { taken.external_id == *id }
-        };
-        let mut of_id = taken.iter().filter(is_of);
-        let changed = of_id.find(|taken| taken.outcome != Outcome::Unchanged);
-        changed.map_or(Outcome::Unchanged, |taken| taken.outcome.clone())
-    };
-    Ok(ids.iter().map(|id| Taken { external_id: id.clone(), outcome: outcome(id) }).collect())
+    if !documents.is_empty() {
+        let names: Vec<String> = documents.keys().cloned().collect();
+        for thing in from_source::assets_of_documents(db, taking.source, &names).await? {
+            match thing.split(':').next().and_then(|document| documents.get(document)) {
+                Some((id, None)) => _ = removed.insert(thing, *id),
+                Some((id, Some(left))) if !left.has(&thing) => _ = surplus.insert(thing, *id),
+                _ => {}
+            }
+        }
+    }
+    let mut became: HashMap<&String, Outcome> = HashMap::new();
+    for (by, why) in [(removed, Gone::Removed), (surplus, Gone::Surplus)] {
+        if by.is_empty() {
+            continue;
+        }
+        let mut things: Vec<String> = by.keys().cloned().collect();
+        things.sort_unstable();
+        for Taken { external_id, outcome } in people::assets_gone(db, sealer, taking, (&things, why)).await? {
+            if let Some(id) = by.get(&external_id) {
+                became.entry(id).and_modify(|before| add(before, &outcome)).or_insert(outcome);
+            }
+        }
+    }
+    let outcome = |id: &String| became.get(id).cloned().unwrap_or(Outcome::Unchanged);
+    // In a report a document goes by its own name.
+    let name = |id: &String| Left::parse(id).map_or_else(|| id.clone(), |left| left.document);
+    Ok(ids.iter().map(|id| Taken { external_id: name(id), outcome: outcome(id) }).collect())
+}
+
+/// What became of a document, as far as another of its things makes a difference to it: what must be named comes first.
+fn add(before: &mut Outcome, more: &Outcome) {
+    match (before, more) {
+        (Outcome::Refused(before), Outcome::Refused(more)) => *before = format!("{before}; {more}"),
+        (before @ Outcome::Updated(_), Outcome::Refused(_)) | (before @ Outcome::Unchanged, _) => {
+            *before = more.clone()
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]

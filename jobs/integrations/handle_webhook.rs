@@ -1,28 +1,37 @@
 //! Does what deliveries of a third party ask for: one incremental run for all that have come, or the end of our access told to people.
-//! Enqueued with the deliveries, a few seconds later, so that a burst is one job. Twice is fine: what is handled is not pending, and a
-//! run that is queued already is not queued again.
+//! Enqueued with the deliveries, a few seconds later, so that a burst is one job. Twice is fine: what is handled is not pending, a
+//! run that is queued already is not queued again, and whose access has ended is told once.
+//!
+//! That our access has ended is a reason to ask, not an answer: Slack sends what happens in all workspaces of an app to one address, which
+//! is one integration's. So those that share the app are asked, and who is let in has nothing to fear from another's delivery.
 
 use std::time::Duration;
 
 use backroom_queue::{Ctx, Enqueued, Job, JobResult, JobState, Unique, Verdict};
+use chrono::TimeDelta;
 use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{SyncIntegration, needs_attention, request_sync};
+use super::{SyncIntegration, doors::connect, needs_attention, request_sync};
 use crate::{
+    clients::connector::{ConnectorError, Credentials},
     context::App,
     domain::{
         Organization,
-        integration::{Provider, SyncMode, SyncState, SyncTrigger},
+        integration::{Integration, IntegrationStatus, Provider, SyncMode, SyncState, SyncTrigger},
         webhook_delivery::DeliveryEvent,
     },
     jobs::{actor, organization},
     store::{
-        Page, StoreError, integrations, sync_runs,
+        Page, Sealer, StoreError,
+        integrations::{self, IntegrationFilter},
+        sync_runs,
         webhook_deliveries::{self, Pending},
     },
+    sync::{self, Site},
     tenant::{self, TenantTx},
 };
 
@@ -30,6 +39,10 @@ use crate::{
 const AT_ONCE: i64 = 1_000;
 /// How long until a run under way is looked at again: what has changed may be where it has read already.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Within so long after it was told the end of our access takes effect.
+const TAKES_EFFECT: TimeDelta = TimeDelta::minutes(1);
+/// Integrations of one kind that may share an app.
+const MOST_SHARING: i64 = 200;
 
 /// Does what deliveries of a third party ask for.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -56,9 +69,21 @@ impl Job for HandleWebhook {
         let Some(integration) = integration.filter(|_| !pending.is_empty()) else {
             return Ok(Verdict::Cancel("no delivery is pending".to_owned()));
         };
-        let revoked = pending.iter().any(|delivery| delivery.happened == DeliveryEvent::Revoked);
-        let outcome = if revoked {
-            self.stop(&mut tx, &ctx, &organization, integration.provider).await?
+        let revoked = pending.iter().filter(|delivery| delivery.happened == DeliveryEvent::Revoked);
+        let revoked_at = revoked.map(|delivery| delivery.received_at).max();
+        let outcome = if let Some(at) = revoked_at {
+            let sharing = self.sharing(&mut tx, &ctx, &organization, integration.provider).await?;
+            tx.commit().await?;
+            let ended = match self.ended(&ctx, &organization, &sharing).await? {
+                Ok(ended) => ended,
+                Err(wait) => return Ok(Verdict::Snooze(wait)),
+            };
+            let known = sharing.iter().any(|(of, _)| of.status == IntegrationStatus::NeedsAttention);
+            if ended.is_empty() && !known && now - at < TAKES_EFFECT {
+                return Ok(Verdict::Snooze(LOOK_AGAIN));
+            }
+            tx = tenant::begin(&ctx.app.db, &organization).await?;
+            self.stop(&mut tx, &ctx, &organization, (&ended, known)).await?
         } else {
             let under_way = self.is_under_way(&mut tx).await?;
             match self.ask_for_run(&mut tx, &ctx, &organization).await? {
@@ -88,19 +113,89 @@ enum Asked {
 }
 
 impl HandleWebhook {
-    /// Our access has ended: a person is needed.
-    async fn stop(
+    /// The integrations that the delivery may be about, with their credentials: this one, and those whose deliveries are signed with
+    /// the same secret.
+    async fn sharing(
         &self,
         tx: &mut TenantTx,
         ctx: &Ctx<App>,
         organization: &Organization,
         provider: Provider,
+    ) -> Result<Vec<(Integration, SecretString)>, StoreError> {
+        let sealer = Sealer::new(&ctx.app.vault, organization.slug.as_str());
+        let filter = IntegrationFilter { provider: Some(provider), ..IntegrationFilter::default() };
+        let (mut all, mut own) = (Vec::new(), None);
+        for integration in integrations::page(tx, &filter, Page::first(MOST_SHARING)).await? {
+            let Some(credentials) = integrations::credentials(tx, sealer, integration.id).await? else { continue };
+            let secret = Credentials::parse(credentials.clone()).ok().and_then(|all| all.get("signing_secret"));
+            let secret = secret.map(|secret| secret.expose_secret().to_owned());
+            if integration.id == self.integration_id {
+                own.clone_from(&secret);
+            }
+            all.push((integration, credentials, secret));
+        }
+        let is_of =
+            |id: Uuid, secret: &Option<String>| id == self.integration_id || (secret.is_some() && *secret == own);
+        Ok(all
+            .into_iter()
+            .filter(|(integration, _, secret)| is_of(integration.id, secret))
+            .map(|(integration, credentials, _)| (integration, credentials))
+            .collect())
+    }
+
+    /// Which of these the third party does not let in any more, asked of itself; or how long it is not to be asked.
+    async fn ended<'a>(
+        &self,
+        ctx: &Ctx<App>,
+        organization: &Organization,
+        sharing: &'a [(Integration, SecretString)],
+    ) -> anyhow::Result<Result<Vec<&'a Integration>, Duration>> {
+        let app = &ctx.app;
+        let sealer = Sealer::new(&app.vault, organization.slug.as_str());
+        let site = Site { db: &app.db, organization, sealer, http: &app.http, clock: &app.clock };
+        let mut ended = Vec::new();
+        for (integration, credentials) in sharing {
+            if integration.status == IntegrationStatus::NeedsAttention {
+                continue;
+            }
+            let Ok(connector) = connect(app, integration.provider, &integration.config, credentials) else { continue };
+            match sync::test(&site, integration.id, &*connector).await? {
+                Err(ConnectorError::Credentials(_) | ConnectorError::Unauthorized(_)) => ended.push(integration),
+                Err(ConnectorError::RateLimited(_, wait)) => return Ok(Err(wait.unwrap_or(LOOK_AGAIN))),
+                Err(error @ ConnectorError::Transient(_)) => return Err(error.into()),
+                // It lets us in, or says something that has nothing to do with it.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(Ok(ended))
+    }
+
+    /// Our access to these has ended: a person is needed. `known`: one was needed before.
+    async fn stop(
+        &self,
+        tx: &mut TenantTx,
+        ctx: &Ctx<App>,
+        organization: &Organization,
+        (ended, known): (&[&Integration], bool),
     ) -> Result<String, StoreError> {
-        let reason = format!("{} says that our access was withdrawn; connect it anew", provider.title());
-        let (place, traced) = ((self.integration_id, reason.as_str()), (ctx.app.clock.now(), ctx.job.trace.clone()));
-        let first = needs_attention(tx, &organization.slug, place, &actor(ctx), traced).await?;
-        let told = if first { "admins are told" } else { "admins were told before" };
-        Ok(format!("our access was withdrawn; {told}"))
+        let (actor, mut names) = (actor(ctx), Vec::new());
+        for integration in ended {
+            let reason =
+                format!("{} says that our access was withdrawn; connect it anew", integration.provider.title());
+            let traced = (ctx.app.clock.now(), ctx.job.trace.clone());
+            if needs_attention(tx, &organization.slug, (integration.id, &reason), &actor, traced).await? {
+                names.push(integration.name.as_str());
+            }
+        }
+        if !names.is_empty() {
+            return Ok(format!("our access was withdrawn; admins are told of {}", names.join(", ")));
+        }
+        if known || !ended.is_empty() {
+            return Ok("our access was withdrawn; admins were told before".to_owned());
+        }
+        let (tenant, integration) = (organization.slug.as_str(), self.integration_id);
+        tracing::warn!(tenant, %integration, "a delivery says that our access has ended, which it has to nothing connected here");
+        Ok("does not concern us: we are let in wherever we are connected".to_owned())
     }
 
     /// One run for all deliveries, unless one is queued. Where nothing may run, a later run reads what has changed.
@@ -136,15 +231,36 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{integration::IntegrationStatus, webhook_delivery::DeliveryState},
+        demo::vendors::{Mood, slack::Slack},
+        domain::{integration::NewIntegration, webhook_delivery::DeliveryState},
         jobs::{
             integrations::{
-                TellAttention, set_enabled,
+                TellAttention, create_integration, set_enabled,
                 stage::{connect, delivered, deliveries, reload, told},
             },
             testing::World,
         },
     };
+
+    async fn world() -> World {
+        World::with(&[("BACKROOM__CLIENTS__ALLOW_NETWORKS", "127.0.0.1")]).await
+    }
+
+    /// Connects a workspace.
+    async fn workspace(world: &World, slack: &Slack, name: &str) -> Uuid {
+        let (name, config) = (name.to_owned(), slack.config());
+        let new = NewIntegration { provider: Provider::Slack, name, config, interval_minutes: 60, enabled: true };
+        let credentials = SecretString::from(slack.credentials().to_string());
+        let sealer = Sealer::new(&world.app.vault, "acme");
+        let mut tx = world.tenant().await;
+        let made = create_integration(&mut tx, sealer, (&new, &credentials), "test", world.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        made.id
+    }
+
+    async fn status(world: &World, id: Uuid) -> IntegrationStatus {
+        reload(world, id).await.status
+    }
 
     async fn syncs(world: &World) -> Vec<SyncIntegration> {
         let queued = testing::enqueued::<SyncIntegration>(&world.app.db).await.unwrap();
@@ -255,8 +371,9 @@ mod tests {
     /// SYNC-6, SYNC-12
     #[tokio::test]
     async fn access_that_was_withdrawn_stops_the_integration_and_tells_people_once() {
-        let world = World::new().await;
-        let id = connect(&world, Provider::Slack, "Team").await.id;
+        let (world, slack) = (world().await, Slack::start().await.unwrap());
+        let id = workspace(&world, &slack, "Team").await;
+        slack.revoke(Some("account_inactive"));
         delivered(&world, id, &["gone", "gone too"], DeliveryEvent::Revoked).await;
         world.run(&HandleWebhook { integration_id: id }).await;
         delivered(&world, id, &["still gone"], DeliveryEvent::Revoked).await;
@@ -272,6 +389,44 @@ mod tests {
         let outcomes: Vec<_> = deliveries(&world, id).await.into_iter().filter_map(|d| d.outcome).collect();
         assert_eq!(outcomes.len(), 3);
         assert!(outcomes[2].contains("told before"), "{outcomes:?}");
+    }
+
+    /// SYNC-6, SYNC-12: one app in two workspaces has one address, and the deliveries of both come there.
+    #[tokio::test]
+    async fn a_delivery_of_another_workspace_stops_that_one_and_not_the_one_it_came_to() {
+        let (world, [home, other]) = (world().await, [Slack::start().await.unwrap(), Slack::start().await.unwrap()]);
+        let [at, sibling] = [workspace(&world, &home, "Home").await, workspace(&world, &other, "Other").await];
+        let job = HandleWebhook { integration_id: at };
+        other.revoke(Some("token_revoked"));
+        delivered(&world, at, &["a"], DeliveryEvent::Revoked).await;
+
+        world.run(&job).await;
+
+        let stand = (status(&world, at).await, status(&world, sibling).await);
+        assert_eq!(stand, (IntegrationStatus::New, IntegrationStatus::NeedsAttention));
+        let said = deliveries(&world, at).await.remove(0).outcome.unwrap();
+        assert!(said.contains("told of Other"), "{said}");
+    }
+
+    /// SYNC-12: of a workspace that is not connected here; or the end has not taken effect yet, and is looked for again.
+    #[tokio::test]
+    async fn a_delivery_that_is_about_nobody_here_stops_nobody() {
+        let (world, slack) = (world().await, Slack::start().await.unwrap());
+        let id = workspace(&world, &slack, "Team").await;
+        let job = HandleWebhook { integration_id: id };
+        delivered(&world, id, &["a"], DeliveryEvent::Revoked).await;
+        assert_eq!(world.run(&job).await, Outcome::Snoozed { wait: LOOK_AGAIN });
+        world.app.clock.advance(TAKES_EFFECT);
+        slack.fake.script.next("auth.test", Mood::busy(429, Some(Duration::from_secs(7)), ""));
+        assert_eq!(world.run(&job).await, Outcome::Snoozed { wait: Duration::from_secs(7) });
+
+        world.run(&job).await;
+
+        assert_eq!(status(&world, id).await, IntegrationStatus::New);
+        let delivery = deliveries(&world, id).await.remove(0);
+        assert_eq!(delivery.state, DeliveryState::Handled);
+        assert!(delivery.outcome.unwrap().contains("does not concern us"));
+        assert_eq!(testing::enqueued::<TellAttention>(&world.app.db).await.unwrap().len(), 0);
     }
 
     #[tokio::test]

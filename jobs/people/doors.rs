@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 pub use super::take::{Taking, employees_gone, forget_source, resolve_managers, start_offboardings, take_employees};
 use super::{StartOffboarding, topic};
-pub use crate::jobs::assets::{assets_gone, take_assets};
+pub use crate::jobs::assets::{Gone, assets_gone, take_assets};
 use crate::{
     domain::{Employee, Location, NewEmployee, NewLocation, Organization},
     store::{

@@ -10,11 +10,13 @@ use serde_json::{Value, value::RawValue};
 use crate::domain::{
     Currency, FieldErrors, ParseError,
     integration::BadRecord,
-    source_record::{AssetFacts, Facts, RecordKind, SourceRecord},
+    source_record::{AssetFacts, Facts, Left, RecordKind, SourceRecord},
 };
 
 /// A line over more than this many is a mistake, or nothing that is kept track of one by one.
 pub const MOST_PIECES: u32 = 1_000;
+/// A page ends with the line, or the document, that brings it to so many records.
+pub const MOST_RECORDS: usize = 2_000;
 /// Every amount is smaller than this.
 const AMOUNT_LIMIT: Decimal = dec!(1_000_000_000_000);
 
@@ -134,6 +136,13 @@ fn share(amount: Decimal, number: u32, of: u32) -> Decimal {
     let mut share = upto(number) - upto(number - 1);
     share.rescale(2);
     share
+}
+
+/// Notes what a line comes to, by what was made of it ([`pieces`]).
+pub fn note_line(left: &mut Left, line: &str, made: &[Result<SourceRecord, BadRecord>]) {
+    let count = if made.iter().all(Result::is_ok) { u32::try_from(made.len()).ok() } else { None };
+    let noted = left.lines.entry(line.to_owned()).or_insert(Some(0));
+    *noted = noted.zip(count).map(|(noted, count)| noted.max(count));
 }
 
 /// All pieces of a document that is no more: its own id and a colon stand for every id that begins with them.

@@ -12,8 +12,7 @@ use sqlx::{PgConnection, QueryBuilder, types::Json};
 use uuid::Uuid;
 
 pub use self::taken::{
-    Known, KnownAsset, TakenRow, by_serials, forget_source, insert_taken, known, print, prints, retire_gone,
-    update_taken,
+    Known, KnownAsset, TakenRow, by_serials, forget_source, insert_taken, known, mark_gone, print, prints, update_taken,
 };
 use super::{Page, Sealer, StoreError, prefix_end, stored};
 use crate::domain::{

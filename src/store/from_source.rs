@@ -40,19 +40,18 @@ pub(super) fn print(sealer: Sealer<'_>, table: &str, facts: &impl Serialize) -> 
     Ok(sealer.vault.blind_index(sealer.organization, table, "source_print", &json))
 }
 
-/// The source's ids of the assets whose ids begin with one of these: the things of a document.
-pub async fn assets_beginning(
+/// The source's ids of the assets of these documents: of what is before the first colon.
+pub async fn assets_of_documents(
     db: &mut PgConnection,
     source: Source,
-    beginnings: &[String],
+    documents: &[String],
 ) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"select external_id as "external_id!" from assets
-         where integration_id = $1
-           and exists (select from unnest($2::text[]) as b (beginning) where starts_with(external_id, b.beginning))
+         where integration_id = $1 and external_id like '%:%' and split_part(external_id, ':', 1) = any($2)
          order by id"#,
         source.integration_id,
-        beginnings
+        documents
     )
     .fetch_all(db)
     .await?)

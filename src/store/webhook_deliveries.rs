@@ -84,21 +84,23 @@ pub async fn insert(
 pub struct Pending {
     pub id: Uuid,
     pub happened: DeliveryEvent,
+    pub received_at: DateTime<Utc>,
 }
 
 /// What is pending of an integration, oldest first.
 pub async fn pending(db: &mut PgConnection, integration_id: Uuid, limit: i64) -> Result<Vec<Pending>, StoreError> {
     let rows = sqlx::query!(
-        "select id, happened from webhook_deliveries
+        "select id, happened, received_at from webhook_deliveries
          where integration_id = $1 and state = 'pending' order by received_at, id limit $2",
         integration_id,
         limit
     )
     .fetch_all(db)
     .await?;
-    let pending = rows
-        .into_iter()
-        .map(|row| Ok(Pending { id: row.id, happened: stored("webhook_deliveries.happened", &row.happened)? }));
+    let pending = rows.into_iter().map(|row| {
+        let happened = stored("webhook_deliveries.happened", &row.happened)?;
+        Ok(Pending { id: row.id, happened, received_at: row.received_at })
+    });
     pending.collect()
 }
 

@@ -145,6 +145,7 @@ async fn planted_credentials_are_found_nowhere() {
         said.hear("a refused delivery", text);
     }
     let (headers, body) = slack.webhook("Ev1", &json!({ "type": "app_uninstalled" }));
+    slack.revoke(Some("account_inactive"));
     let text = |value: &reqwest::header::HeaderValue| value.to_str().expect("text").to_owned();
     let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     assert_eq!(deliver(team, headers, body).await.0, 200);

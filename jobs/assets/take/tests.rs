@@ -47,9 +47,13 @@ impl Books {
     }
 
     async fn gone(&self, external_ids: &[&str]) -> Vec<Outcome> {
+        self.gone_as(external_ids, Gone::Removed).await
+    }
+
+    async fn gone_as(&self, external_ids: &[&str], why: Gone) -> Vec<Outcome> {
         let ids: Vec<_> = external_ids.iter().map(|id| (*id).to_owned()).collect();
         let mut tx = self.world.tenant().await;
-        let taken = assets_gone(&mut tx, self.sealer(), &self.taking(), &ids).await.unwrap();
+        let taken = assets_gone(&mut tx, self.sealer(), &self.taking(), (&ids, why)).await.unwrap();
         tx.commit().await.unwrap();
         taken.into_iter().map(|taken| taken.outcome).collect()
     }
@@ -230,6 +234,41 @@ async fn what_is_gone_from_the_books_is_retired_but_not_out_of_somebody_s_hands(
     books.step_in(&mut tx, (held, Step::Return { location_id: None, condition: None })).await;
     tx.commit().await.unwrap();
     assert_eq!(books.gone(&["1"]).await, [Outcome::Updated(held)], "when it is back it is retired");
+}
+
+/// SYNC-9, SYNC-10, ASSET-4: a purchase that shrinks takes back what was never in use, and gives it again when it grows.
+#[tokio::test]
+async fn what_is_surplus_is_retired_unless_it_was_in_use_and_comes_back_when_it_is_not_surplus_any_more() {
+    let books = Books::new().await;
+    let plain = AssetFacts { serial_number: None, ..laptop() };
+    let page = ["1", "2", "3", "4"].map(|id| (id, plain.clone()));
+    books.take(&page).await;
+    let [used, idle, broken, thrown] = <[Asset; 4]>::try_from(books.all().await).unwrap().map(|asset| asset.id);
+    books.assign(used).await;
+    let mut tx = books.world.tenant().await;
+    books.step_in(&mut tx, (used, Step::Return { location_id: None, condition: None })).await;
+    for (id, status) in [(broken, AssetStatus::InRepair), (thrown, AssetStatus::Retired)] {
+        books.step_in(&mut tx, (id, Step::Become { status, condition: None })).await;
+    }
+    tx.commit().await.unwrap();
+    let ids = ["1", "2", "3", "4"];
+
+    let first = books.gone_as(&ids, Gone::Surplus).await;
+    let again = books.gone_as(&ids, Gone::Surplus).await;
+
+    let named = |outcome: &Outcome, tag: &str| matches!(outcome, Outcome::Refused(why) if why.contains(tag));
+    assert!(named(&first[0], "A-00001") && named(&first[2], "A-00003"), "{first:?}");
+    assert_eq!((&first[1], &first[3]), (&Outcome::Updated(idle), &Outcome::Unchanged));
+    assert!(again.iter().all(|outcome| *outcome == Outcome::Unchanged), "{again:?}");
+    books.take(&page).await;
+    assert_eq!(books.take(&page).await, vec![Outcome::Unchanged; 4]);
+    let status: Vec<_> = books.all().await.iter().map(|asset| asset.custody.status.as_str()).collect();
+    assert_eq!(status, ["in_stock", "in_stock", "in_repair", "retired"], "what a person retired stays so");
+    let mut tx = books.world.tenant().await;
+    let rows = asset_transactions::page(&mut tx, books.sealer(), Of::Asset(idle), Page::first(9)).await.unwrap();
+    let told: Vec<_> = rows.iter().map(|row| (row.to_status.as_str(), row.note.as_deref())).collect();
+    let notes = [Some("the purchase is over fewer things now"), Some("the source has it again")];
+    assert_eq!(told, [("in_stock", None), ("retired", notes[0]), ("in_stock", notes[1])]);
 }
 
 /// SYNC-9, VAULT-4

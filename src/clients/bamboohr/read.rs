@@ -28,6 +28,8 @@ type Record = Result<SourceRecord, BadRecord>;
 const BATCH: usize = 200;
 const DATASET: &str = "v2/datasets/employee/data";
 const DATASET_FIELDS: &str = "v1_2/datasets/employee/fields";
+/// Pages of names of fields that are read at most.
+const FIELD_PAGES: u64 = 20;
 const CHANGED: &str = "v1/employees/changed";
 /// Before the first of the vendor's customers.
 const LONG_AGO: &str = "2000-01-01T00:00:00+00:00";
@@ -65,8 +67,7 @@ impl BambooHr {
         self.call(access, CHANGED, &[("since", &time(now))], None).await?;
         let (names, total) = match self.source {
             Source::Dataset => {
-                let reply = self.call(access, DATASET_FIELDS, &[("page_size", "1000")], None).await?;
-                let names = self.names_of(&decoded(TITLE, &reply)?)?;
+                let names = self.dataset_names(access).await?;
                 let reply = self.call(access, DATASET, &[], Some(&dataset_body(&names, &[], None, (1, 1)))).await?;
                 (names, decoded::<Dataset>(TITLE, &reply)?.meta.total_items)
             }
@@ -95,8 +96,20 @@ impl BambooHr {
         map::names(self.source, &self.fields, &self.include, None)
     }
 
-    fn names_of(&self, told: &DatasetFields) -> Result<Names, ConnectorError> {
-        let there: Vec<String> = told.fields.iter().map(|field| field.name.clone()).collect();
+    /// What they are called in the dataset of this account: a call for each thousand fields that it has.
+    async fn dataset_names(&self, access: &Access) -> Result<Names, ConnectorError> {
+        let mut there = Vec::new();
+        for page in 1..=FIELD_PAGES {
+            let query = [("page", page.to_string()), ("page_size", "1000".to_owned())];
+            let query = query.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let reply = self.call(access, DATASET_FIELDS, &query, None).await?;
+            let told: DatasetFields = decoded(TITLE, &reply)?;
+            there.extend(told.fields.into_iter().map(|field| field.name));
+            // A page behind the last would be answered with the last.
+            if page >= told.pagination.total_pages {
+                break;
+            }
+        }
         let names = map::names(self.source, &self.fields, &self.include, Some(&there));
         needed(&names).map(|()| names)
     }
@@ -130,8 +143,7 @@ impl BambooHr {
         since: Option<DateTime<Utc>>,
         bookmark: DateTime<Utc>,
     ) -> Result<RecordPage, ConnectorError> {
-        let reply = self.call(access, DATASET_FIELDS, &[("page_size", "1000")], None).await?;
-        let names = self.names_of(&decoded(TITLE, &reply)?)?;
+        let names = self.dataset_names(access).await?;
         let next = Place::Dataset { names, page: 1, size: self.page_size, total: 0, since, bookmark };
         Ok(RecordPage { next: Some(next.to_value()?), ..RecordPage::default() })
     }
@@ -324,6 +336,14 @@ fn id_of(value: &Value) -> Option<String> {
 #[derive(Deserialize)]
 struct DatasetFields {
     fields: Vec<DatasetField>,
+    #[serde(default)]
+    pagination: Pagination,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Pagination {
+    total_pages: u64,
 }
 
 #[derive(Deserialize)]

@@ -78,6 +78,20 @@ async fn everybody_is_read_and_later_what_has_changed() {
     }
 }
 
+/// SYNC-7: an account with more than a thousand fields tells them on several pages.
+#[tokio::test]
+async fn names_of_fields_are_read_to_the_last_page() {
+    let fake = FakeBambooHr::with_many(3).await.unwrap();
+    let first = json!({ "fields": [{ "name": "customShoe" }], "pagination": { "current_page": 1, "total_pages": 2 } });
+    fake.fake.script.next("/fields", Mood::Answers(200, Vec::new(), first.to_string()));
+
+    let reading = read(connected(&fake, &json!({})).as_ref()).await;
+
+    assert_eq!((reading.people().len(), reading.bad().len()), (3, 0));
+    let asked = fake.fake.script.asked().into_iter().filter(|asked| asked.path.ends_with("/fields"));
+    assert_eq!(asked.map(|asked| asked.query).collect::<Vec<_>>(), ["page=1&page_size=1000", "page=2&page_size=1000"]);
+}
+
 /// SYNC-3: nothing new costs one call, and keeps the bookmark.
 #[tokio::test]
 async fn a_run_without_changes_is_one_call() {

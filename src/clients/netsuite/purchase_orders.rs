@@ -3,6 +3,7 @@
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     NetSuite,
@@ -11,12 +12,12 @@ use super::{
 use crate::{
     clients::{
         connector::{Access, ConnectorError, ReadFrom, RecordPage},
-        purchase::{self, Bought, Exact, Named, Rule, Word},
+        purchase::{self, Bought, Exact, MOST_RECORDS, Named, Rule, Word},
     },
     domain::{
         Currency,
         integration::BadRecord,
-        source_record::{AssetFacts, Facts, RecordKind, SourceAssetStatus, SourceRecord},
+        source_record::{AssetFacts, Facts, Left, RecordKind, SourceAssetStatus, SourceRecord},
     },
 };
 
@@ -44,6 +45,7 @@ const COLUMNS: &[Column] = &[
     needed("item_name", "BUILTIN.DF(tl.item)"),
     needed("quantity", "tl.quantity"),
     needed("rate", "tl.rate"),
+    Column { name: "changed", sql: "TO_CHAR(t.lastmodifieddate, 'YYYY-MM-DD HH24:MI:SS')", field: "lastmodifieddate" },
     Column { name: "currency", sql: "BUILTIN.DF(t.currency)", field: "currency" },
     Column { name: "supplier", sql: "BUILTIN.DF(t.entity)", field: "entity" },
     Column { name: "memo", sql: "tl.memo", field: "memo" },
@@ -51,9 +53,6 @@ const COLUMNS: &[Column] = &[
     Column { name: "item_type", sql: "tl.itemtype", field: "itemtype" },
     Column { name: "closed", sql: "tl.isclosed", field: "isclosed" },
 ];
-
-/// As many records as a page holds at most, and a line's more: a page that orders thousands goes on with the next.
-const MOST_RECORDS: usize = 2_000;
 
 /// Items that are things, without a rule: in stock, for use, assembled.
 const THINGS: [&str; 3] = ["InvtPart", "NonInvtPart", "Assembly"];
@@ -63,6 +62,7 @@ struct Row {
     po: Word,
     po_line: Word,
     po_number: Option<Word>,
+    changed: Option<String>,
     ordered: Option<String>,
     po_status: Option<Word>,
     item: Option<Word>,
@@ -75,6 +75,13 @@ struct Row {
     received: Option<Exact>,
     item_type: Option<Word>,
     closed: Option<Word>,
+}
+
+/// A line of an order, by its numbers.
+struct Ordered<'a> {
+    po: u64,
+    line: u64,
+    row: &'a RawValue,
 }
 
 /// What is read of a row that cannot be read.
@@ -105,32 +112,72 @@ impl NetSuite {
         let mut place = self.place(access, from, NEWEST).await?;
         let first = place.after.is_none();
         let answer = self.select(access, &mut place, COLUMNS, conditions).await?;
-        let mut records = Vec::new();
-        let mut more = answer.more && !answer.items.is_empty();
-        for (position, row) in answer.items.iter().enumerate() {
-            let text = row.get();
-            let key: Result<Key, _> = serde_json::from_str(text);
-            let numbers = key.as_ref().ok().and_then(|key| Some((key.po.0.parse().ok()?, key.po_line.0.parse().ok()?)));
-            let Some(after) = numbers else {
+        let mut lines = Vec::with_capacity(answer.items.len());
+        for row in &answer.items {
+            let key: Result<Key, _> = serde_json::from_str(row.get());
+            let numbers = key.ok().and_then(|key| Some((key.po.0.parse().ok()?, key.po_line.0.parse().ok()?)));
+            let Some((po, line)) = numbers else {
                 return Err(ConnectorError::Protocol(
                     "NetSuite answered with a line of an order without an id".to_owned(),
                 ));
             };
-            place.after = Some(after);
-            match serde_json::from_str::<Row>(text) {
-                Ok(row) => records.extend(self.assets(&row)),
-                Err(error) => records.push(Err(BadRecord {
-                    external_id: Some(format!("po-{}:{}", after.0, after.1)),
-                    reason: format!("the line of the order cannot be read at column {}", error.column()),
-                })),
-            }
-            if records.len() >= MOST_RECORDS && position + 1 < answer.items.len() {
+            lines.push(Ordered { po, line, row });
+        }
+        let mut records = Vec::new();
+        let mut more = answer.more && !lines.is_empty();
+        let orders: Vec<&[Ordered<'_>]> = lines.chunk_by(|a, b| a.po == b.po).collect();
+        for (position, order) in orders.iter().enumerate() {
+            let is_last = position + 1 == orders.len();
+            // Its other lines are on the next page, and so are these once more: an order is read at once where that can be.
+            if records.len() >= MOST_RECORDS || (is_last && answer.more && position > 0) {
                 more = true;
                 break;
             }
+            more |= self.read_order(order, !is_last || !answer.more, &mut place, &mut records);
         }
         let total = answer.total.filter(|_| first);
         Ok(place.close(RecordPage { records, total, ..RecordPage::default() }, more))
+    }
+
+    /// Reads the lines of an order, or as many as a page takes; whether some are left. `ends`: these are the last ones.
+    fn read_order(
+        &self,
+        order: &[Ordered<'_>],
+        ends: bool,
+        place: &mut Place,
+        records: &mut Vec<Result<SourceRecord, BadRecord>>,
+    ) -> bool {
+        let Some(&Ordered { po, .. }) = order.first() else { return false };
+        let begins = place.after.is_none_or(|(last, _)| last != po);
+        let mut left = Left { document: format!("po-{po}"), whole: begins && ends, ..Left::default() };
+        let mut read = 0;
+        for &Ordered { line, row, .. } in order {
+            if records.len() >= MOST_RECORDS && read > 0 {
+                break;
+            }
+            let made = match serde_json::from_str::<Row>(row.get()) {
+                Ok(row) => {
+                    // If the order itself did not change, only those of its lines came that did.
+                    left.whole &= place.since.is_none() || row.changed >= place.since;
+                    self.assets(&row)
+                }
+                Err(error) => {
+                    left.whole = false;
+                    vec![Err(BadRecord {
+                        external_id: Some(format!("{}:{line}", left.document)),
+                        reason: format!("the line of the order cannot be read at column {}", error.column()),
+                    })]
+                }
+            };
+            purchase::note_line(&mut left, &line.to_string(), &made);
+            records.extend(made);
+            place.after = Some((po, line));
+            read += 1;
+        }
+        let cut = read < order.len();
+        left.whole &= !cut;
+        records.push(Ok(left.into_record()));
+        cut
     }
 
     fn assets(&self, row: &Row) -> Vec<Result<SourceRecord, BadRecord>> {

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     clients::http::{Content, HttpOptions, Method, header},
     demo::vendors::{Mood, netsuite::NetSuite as Fake},
-    domain::source_record::{AssetFacts, Facts, RecordKind, SourceAssetStatus, SourceRecord},
+    domain::source_record::{AssetFacts, Facts, Left, RecordKind, SourceAssetStatus, SourceRecord},
 };
 
 struct Bench {
@@ -51,6 +51,7 @@ async fn bench() -> Bench {
 #[derive(Debug, Default)]
 struct Read {
     records: Vec<SourceRecord>,
+    left: Vec<Left>,
     bad: usize,
     pages: usize,
     total: Option<u64>,
@@ -87,7 +88,10 @@ impl Bench {
             read.total = read.total.or(page.total);
             for record in page.records {
                 match record {
-                    Ok(record) => read.records.push(record),
+                    Ok(record) => match Left::parse(&record.external_id) {
+                        Some(left) => read.left.push(left),
+                        None => read.records.push(record),
+                    },
                     Err(_) => read.bad += 1,
                 }
             }
@@ -199,6 +203,38 @@ async fn a_page_of_large_orders_is_cut() {
     bench.fake.order("PO", 1_001, "1");
     let read = bench.orders().await;
     assert_eq!((read.ids().len(), read.bad, read.pages), (3_000, 1, 2));
+}
+
+/// SYNC-9: an order is told with all its lines, unless it has too many for a page, or only some of them changed.
+#[tokio::test]
+async fn an_order_tells_what_is_left_of_it() {
+    let bench = bench().await;
+    for _ in 0..199 {
+        bench.fake.order("PO", 1, "1");
+    }
+    let order = bench.fake.order("PO", 2, "1");
+    bench.fake.add_line(order, 2);
+    let read = bench.orders().await;
+    let left = read.left.last().unwrap();
+    assert_eq!((read.pages, read.left.len()), (2, 200));
+    assert!(left.has("po-700:2:2") && !left.has("po-700:2:3") && !left.has("po-700:3:1"), "{left:?}");
+
+    bench.clock.advance(chrono::Duration::hours(5));
+    bench.fake.change_order(order, "tl.quantity", "1");
+    let read = bench.read(PURCHASE_ORDERS, ReadFrom::Since(read.bookmark.unwrap())).await;
+    let left = read.left.last().unwrap();
+    assert!(!left.has("po-700:1:2") && left.has("po-700:2:2"), "{left:?}");
+    bench.clock.advance(chrono::Duration::hours(5));
+    bench.fake.drop_line(order, 2);
+    let read = bench.read(PURCHASE_ORDERS, ReadFrom::Since(read.bookmark.unwrap())).await;
+    assert!(!read.left.last().unwrap().has("po-700:2:1"), "{:?}", read.left);
+
+    for line in 2..=450 {
+        bench.fake.add_line(order, line);
+    }
+    let read = bench.orders().await;
+    assert_eq!(read.ids().len(), 649);
+    assert!(read.left.iter().all(|left| left.has("po-700:900:1")), "nobody saw all of its lines at once");
 }
 
 /// SYNC-3: only what has changed, with an hour that is read twice.
@@ -350,7 +386,8 @@ async fn an_assertion_gives_a_token_and_the_token_reads() {
     assert_eq!((reply.status, &answer["expires_in"]), (200, &json!("3600")));
     let access = Access { bearer: Some(answer["access_token"].as_str().unwrap().into()) };
     let page = connector.read(&access, PURCHASE_ORDERS, &ReadFrom::Beginning).await.unwrap();
-    assert_eq!(page.records.len(), 1);
+    // The asset, and that there are no others.
+    assert_eq!(page.records.len(), 2);
     bench.fake.expire_tokens();
     let error = connector.read(&access, PURCHASE_ORDERS, &ReadFrom::Beginning).await.err().unwrap();
     assert!(matches!(error, ConnectorError::Unauthorized(_)), "{error:?}");

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         Currency,
         integration::BadRecord,
-        source_record::{AssetFacts, SourceAssetStatus, SourceRecord},
+        source_record::{AssetFacts, Left, SourceAssetStatus, SourceRecord},
     },
 };
 
@@ -78,7 +78,7 @@ struct OverItem {
 }
 
 impl QuickBooks {
-    /// The assets of a purchase or a bill; `kind` begins their ids.
+    /// The assets of a purchase or a bill, and that there are no others; `kind` begins their ids.
     pub(super) fn purchase(&self, kind: &str, raw: &str) -> Vec<Result<SourceRecord, BadRecord>> {
         let id = serde_json::from_str::<Id>(raw).ok().map(|id| format!("{kind}-{}", id.id.0));
         let document: Document = match serde_json::from_str(raw) {
@@ -98,25 +98,26 @@ impl QuickBooks {
         if document.credit == Some(true) {
             return Vec::new();
         }
-        let lines = document.line.iter().enumerate();
-        lines.flat_map(|(position, line)| self.line(&id, &document, position, line)).collect()
+        let mut records = Vec::new();
+        let mut left = Left { document: id, whole: true, ..Left::default() };
+        for (position, line) in document.line.iter().enumerate() {
+            let number = line.id.as_ref().or(line.line_num.as_ref());
+            let number = number.map_or_else(|| (position + 1).to_string(), |number| number.0.clone());
+            let made = self.line(&left.document, &document, &number, line);
+            purchase::note_line(&mut left, &number, &made);
+            records.extend(made);
+        }
+        records.push(Ok(left.into_record()));
+        records
     }
 
-    fn line(
-        &self,
-        id: &str,
-        document: &Document,
-        position: usize,
-        line: &Line,
-    ) -> Vec<Result<SourceRecord, BadRecord>> {
+    fn line(&self, id: &str, document: &Document, number: &str, line: &Line) -> Vec<Result<SourceRecord, BadRecord>> {
         let account = line.account_based_expense_line_detail.as_ref().and_then(|detail| detail.account_ref.as_ref());
         let over = line.item_based_expense_line_detail.as_ref();
         let item = over.and_then(|detail| detail.item_ref.as_ref());
         let Some(rule) = Rule::find(&self.rules, account.map(Reference::named), item.map(Reference::named)) else {
             return Vec::new();
         };
-        let number =
-            line.id.as_ref().or(line.line_num.as_ref()).map_or_else(|| (position + 1).to_string(), |id| id.0.clone());
         let currency =
             document.currency_ref.as_ref().map_or(Ok(self.currency), |currency| Currency::parse(&currency.value.0));
         let Ok(currency) = currency else {
@@ -146,7 +147,7 @@ impl QuickBooks {
         };
         let exact = |exact: Option<Exact>| exact.map(|Exact(decimal)| decimal);
         let quantity = over.and_then(|detail| exact(detail.qty));
-        let bought = Bought { document: id, line: &number, quantity, amount: exact(line.amount) };
+        let bought = Bought { document: id, line: number, quantity, amount: exact(line.amount) };
         purchase::pieces(bought, facts)
     }
 }

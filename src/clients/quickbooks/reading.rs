@@ -1,6 +1,9 @@
 //! A kind of document, page by page: what has changed by change data capture, which looks back thirty days and answers a thousand
-//! at most, else by query in the order of change. Between two pages of a query documents may change: they move to the end, and are read
-//! again there.
+//! at most without saying which, else by query in the order of change. Between two pages of a query documents may change: they move to
+//! the end, and are read again there.
+//!
+//! Only change data capture tells what was deleted. So where its answer is not complete, or too much for a page, it is read for what was
+//! deleted alone, on from its latest change as long as that moves; then the query reads what is there.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +21,7 @@ use crate::{
     clients::{
         connector::{Access, ConnectorError, ReadFrom, RecordPage},
         http::{Content, HttpError, Reply},
+        purchase::MOST_RECORDS,
     },
     domain::{integration::BadRecord, source_record::SourceRecord},
 };
@@ -45,6 +49,9 @@ struct Place {
     skip: u32,
     /// When the run began, by the clock of QuickBooks.
     began: DateTime<Utc>,
+    /// Before the query: since when it is still to be read what was deleted.
+    #[serde(default)]
+    deleted_since: Option<String>,
 }
 
 type Entities = BTreeMap<String, Box<RawValue>>;
@@ -73,6 +80,7 @@ struct CdcResponse {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Common {
+    status: Option<String>,
     #[serde(rename = "MetaData")]
     meta: Meta,
 }
@@ -93,51 +101,79 @@ impl QuickBooks {
         from: &ReadFrom,
     ) -> Result<RecordPage, ConnectorError> {
         let now = self.clock.now();
-        let mut place = Place { since: None, skip: 0, began: now };
+        let mut place = Place { since: None, skip: 0, began: now, deleted_since: None };
         match from {
             ReadFrom::Beginning => {}
             ReadFrom::Page(page) => {
                 place = serde_json::from_value(page.clone()).map_err(|_| ConnectorError::CursorExpired)?;
+                if place.deleted_since.is_some()
+                    && let Some(page) = self.changes(access, entity, reader, &mut place, false).await?
+                {
+                    return Ok(page);
+                }
                 return self.query(access, entity, reader, place, false).await;
             }
             ReadFrom::Since(bookmark) => {
                 let since: DateTime<Utc> =
                     serde_json::from_value(bookmark["since"].clone()).map_err(|_| ConnectorError::CursorExpired)?;
-                if now - since < CDC_REACH
-                    && let Some(page) = self.changes(access, entity, reader, since).await?
-                {
-                    return Ok(page);
-                }
                 place.since = Some(stamp(since));
+                if now - since < CDC_REACH {
+                    place.deleted_since.clone_from(&place.since);
+                    if let Some(page) = self.changes(access, entity, reader, &mut place, true).await? {
+                        return Ok(page);
+                    }
+                }
             }
         }
         self.query(access, entity, reader, place, true).await
     }
 
-    /// What has changed since then; `None`, if the answer would be larger than what is taken. A full answer may not be all of it,
-    /// and what follows is queried.
+    /// What has changed, if the answer is complete and fits on a page; else what was deleted. `None`, if the answer is larger than what
+    /// is taken: the query tells the rest.
     async fn changes(
         &self,
         access: &Access,
         entity: &str,
         reader: Reader,
-        since: DateTime<Utc>,
+        place: &mut Place,
+        first: bool,
     ) -> Result<Option<RecordPage>, ConnectorError> {
-        let changed_since = stamp(since);
-        let reply = match self.send(access, "cdc", &[("entities", entity), ("changedSince", &changed_since)]).await {
-            Err(HttpError::TooLarge(_)) => return Ok(None),
+        let Some(since) = place.deleted_since.take() else { return Ok(None) };
+        let reply = match self.send(access, "cdc", &[("entities", entity), ("changedSince", &since)]).await {
+            Err(HttpError::TooLarge(_)) => {
+                tracing::warn!(entity, since, "what was deleted at QuickBooks cannot be told: its answer is too large");
+                return Ok(None);
+            }
             sent => sent.map_err(|error| self.way_failed(&error))?,
         };
         let answer: CdcAnswer = faults::accepted(&reply, &self.clock)?;
-        let began = self.told(answer.time.as_deref());
+        if first {
+            place.began = self.told(answer.time.as_deref());
+        }
         let mut found = Vec::new();
         for entities in answer.responses.into_iter().flat_map(|response| response.responses) {
             found.extend(documents(&entities, entity)?);
         }
-        let records = found.iter().flat_map(|raw| reader(self, raw.get())).collect();
-        let place = Place { since: Some(changed_since), skip: 0, began };
-        let total = Some(found.len() as u64).filter(|_| found.len() < CDC_MOST);
-        Ok(Some(self.close(RecordPage { records, total, ..RecordPage::default() }, place, found.len() >= CDC_MOST)))
+        let full = found.len() >= CDC_MOST;
+        let read = |raw: &RawValue| reader(self, raw.get());
+        let records: Vec<_> =
+            if first && !full { found.iter().flat_map(|raw| read(raw)).collect() } else { Vec::new() };
+        if first && !full && records.len() <= MOST_RECORDS {
+            let page = RecordPage { records, total: Some(found.len() as u64), ..RecordPage::default() };
+            return Ok(Some(self.close(page, place.clone(), false)));
+        }
+        let common: Vec<Common> = found.iter().map(|raw| common(raw)).collect();
+        let is_deleted = |common: &Common| common.status.as_deref() == Some("Deleted");
+        let deleted = found.iter().zip(&common).filter(|(_, common)| is_deleted(common));
+        let records = deleted.flat_map(|(raw, _)| read(raw)).collect();
+        if full {
+            let latest = common.into_iter().filter_map(|common| common.meta.updated).max_by_key(|text| time(text));
+            place.deleted_since = latest.filter(|latest| time(latest) > time(&since));
+            if place.deleted_since.is_none() {
+                tracing::warn!(entity, since, "QuickBooks may not have told all that was deleted at this moment");
+            }
+        }
+        Ok(Some(self.close(RecordPage { records, ..RecordPage::default() }, place.clone(), true)))
     }
 
     async fn query(
@@ -170,11 +206,19 @@ impl QuickBooks {
         if first {
             place.began = self.told(answer.time.as_deref());
         }
-        let found = documents(&answer.response, entity)?;
-        let more = found.len() >= size as usize;
+        let mut found = documents(&answer.response, entity)?;
+        let mut more = found.len() >= size as usize;
+        let mut records = Vec::new();
+        for (position, raw) in found.iter().enumerate() {
+            records.extend(reader(self, raw.get()));
+            if records.len() >= MOST_RECORDS && position + 1 < found.len() {
+                found.truncate(position + 1);
+                more = true;
+                break;
+            }
+        }
         if more {
-            let updated = |raw: &RawValue| serde_json::from_str::<Common>(raw.get()).unwrap_or_default().meta.updated;
-            let ends = [found.first(), found.last()].map(|raw| raw.and_then(|raw| updated(raw)));
+            let ends = [found.first(), found.last()].map(|raw| raw.and_then(|raw| common(raw).meta.updated));
             let [Some(opens), Some(last)] = ends else {
                 return Err(ConnectorError::Protocol(
                     "QuickBooks answered with a document that never changed".to_owned(),
@@ -182,12 +226,11 @@ impl QuickBooks {
             };
             if opens == last || !is_time(&last) {
                 // A page of one moment: the next one begins behind it.
-                place.skip = place.skip.saturating_add(size);
+                place.skip = place.skip.saturating_add(u32::try_from(found.len()).unwrap_or(size));
             } else {
                 place = Place { since: Some(last), skip: 0, ..place };
             }
         }
-        let records = found.iter().flat_map(|raw| reader(self, raw.get())).collect();
         Ok(self.close(RecordPage { records, ..RecordPage::default() }, place, more))
     }
 
@@ -200,9 +243,8 @@ impl QuickBooks {
     }
 
     /// The time by the clock of QuickBooks, or by ours.
-    fn told(&self, time: Option<&str>) -> DateTime<Utc> {
-        let told = time.and_then(|time| DateTime::parse_from_rfc3339(time).ok()).map(|time| time.to_utc());
-        told.unwrap_or_else(|| self.clock.now())
+    fn told(&self, told: Option<&str>) -> DateTime<Utc> {
+        told.and_then(time).unwrap_or_else(|| self.clock.now())
     }
 
     pub(super) async fn get(
@@ -238,11 +280,19 @@ fn documents(response: &Entities, entity: &str) -> Result<Vec<Box<RawValue>>, Co
     read.map_err(|_| ConnectorError::Protocol(format!("QuickBooks answered with a {entity} that is no list")))
 }
 
+fn common(raw: &RawValue) -> Common {
+    serde_json::from_str(raw.get()).unwrap_or_default()
+}
+
+fn time(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
+}
+
 fn stamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// Whether it may stand in a statement.
 fn is_time(text: &str) -> bool {
-    DateTime::parse_from_rfc3339(text).is_ok() && !text.contains('\'')
+    time(text).is_some() && !text.contains('\'')
 }

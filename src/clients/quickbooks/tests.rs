@@ -20,7 +20,7 @@ use crate::{
     },
     domain::{
         integration::BadRecord,
-        source_record::{AssetFacts, Facts, InvoiceFacts, RecordKind, SourceAssetStatus, SourceRecord},
+        source_record::{AssetFacts, Facts, InvoiceFacts, Left, RecordKind, SourceAssetStatus, SourceRecord},
     },
 };
 
@@ -52,8 +52,11 @@ async fn bench() -> Bench {
 #[derive(Default)]
 struct Read {
     records: Vec<SourceRecord>,
+    left: Vec<Left>,
     bad: Vec<BadRecord>,
     pages: usize,
+    /// Records of the largest page.
+    largest: usize,
     bookmark: Option<Value>,
 }
 
@@ -74,9 +77,13 @@ impl Bench {
         loop {
             let page = self.page(stream, &from).await.unwrap();
             read.pages += 1;
+            read.largest = read.largest.max(page.records.len());
             for record in page.records {
                 match record {
-                    Ok(record) => read.records.push(record),
+                    Ok(record) => match Left::parse(&record.external_id) {
+                        Some(left) => read.left.push(left),
+                        None => read.records.push(record),
+                    },
                     Err(bad) => read.bad.push(bad),
                 }
             }
@@ -249,6 +256,82 @@ async fn what_change_data_capture_does_not_tell_is_queried() {
         bench.fake.invoice(&number.to_string(), ("Kund", "kund@example.se"), 100);
     }
     assert_eq!(bench.since(INVOICES, &full).await.ids().len(), 1_100);
+}
+
+/// SYNC-10: beyond a thousand changes, what is there is queried, and what was deleted is told by change data capture alone, again and
+/// again.
+#[tokio::test]
+async fn of_thousands_of_changes_none_is_lost_and_no_deletion() {
+    const BOUGHT: u64 = 2_300;
+    let mut bench = bench().await;
+    for _ in 0..BOUGHT {
+        bench.fake.buy_laptops(1, "1000");
+    }
+    let full = bench.read(PURCHASES, ReadFrom::Beginning).await;
+    bench.pass(chrono::Duration::hours(1));
+    for id in 1..=BOUGHT {
+        match id % 100 {
+            0 => bench.fake.delete("Purchase", id),
+            _ => bench.fake.change("Purchase", id, json!({ "DocNumber": "NEW" })),
+        }
+        bench.clock.advance(chrono::Duration::seconds(1));
+    }
+
+    let changed = bench.since(PURCHASES, &full).await;
+
+    let expected = (1..=BOUGHT).map(|id| match id % 100 {
+        0 => format!("purchase-{id}:"),
+        _ => format!("purchase-{id}:1:1"),
+    });
+    assert_eq!(changed.ids(), expected.collect::<BTreeSet<_>>().iter().map(String::as_str).collect());
+    assert!(changed.largest <= 400 && bench.asked_of("/cdc") == 3, "{} {}", changed.largest, bench.asked_of("/cdc"));
+}
+
+/// SYNC-10: a thousand changes of one moment lead no further: what is there is queried.
+#[tokio::test]
+async fn change_data_capture_that_does_not_move_on_ends() {
+    let mut bench = bench().await;
+    let full = bench.read(PURCHASES, ReadFrom::Beginning).await;
+    for _ in 0..1_001 {
+        bench.fake.buy_laptops(1, "1000");
+    }
+    bench.pass(chrono::Duration::hours(1));
+    assert_eq!(bench.since(PURCHASES, &full).await.ids().len(), 1_001);
+    assert_eq!(bench.asked_of("/cdc"), 2);
+}
+
+/// SYNC-2: a page is bounded by what comes of its documents, not by their number alone.
+#[tokio::test]
+async fn a_page_of_large_purchases_is_cut() {
+    for apart in [0, 1] {
+        let mut bench = bench().await;
+        let empty = bench.read(PURCHASES, ReadFrom::Beginning).await;
+        bench.pass(chrono::Duration::hours(1));
+        for _ in 0..5 {
+            bench.fake.buy_laptops(1_000, "1000");
+            bench.clock.advance(chrono::Duration::seconds(apart));
+        }
+        for from in [ReadFrom::Beginning, ReadFrom::Since(empty.bookmark.clone().unwrap())] {
+            let read = bench.read(PURCHASES, from).await;
+            assert_eq!(read.ids().len(), 5_000);
+            assert!(read.largest <= 2_002 && read.pages <= 5, "{} on {} pages", read.largest, read.pages);
+        }
+    }
+}
+
+/// SYNC-10: with each purchase it is told what is left of it, also of a line that says nothing any more or cannot be read.
+#[tokio::test]
+async fn a_purchase_tells_what_is_left_of_it() {
+    let bench = bench().await;
+    let id = bench.fake.buy_laptops(3, "3000");
+    let left = bench.read(PURCHASES, ReadFrom::Beginning).await.left.remove(0);
+    assert!(left.has("purchase-1:1:3") && !left.has("purchase-1:1:4") && !left.has("purchase-1:2:1"), "{left:?}");
+    bench.fake.requantify(id, 1_001, "3000");
+    let read = bench.read(PURCHASES, ReadFrom::Beginning).await;
+    assert!(read.bad.len() == 1 && read.left[0].has("purchase-1:1:4"), "what is bad takes nothing away");
+    bench.fake.change("Purchase", id, json!({ "Line": [] }));
+    let left = bench.read(PURCHASES, ReadFrom::Beginning).await.left.remove(0);
+    assert!(!left.has("purchase-1:1:1") && left.has("purchase-11:1:1"), "{left:?}");
 }
 
 /// BILL-10

@@ -143,6 +143,31 @@ impl NetSuite {
         id
     }
 
+    /// The order has another line, as its first one is.
+    pub fn add_line(&self, id: u64, line: u64) {
+        let mut inside = self.account.inside();
+        if let Some(mut row) = inside.lines.get(&(id, 1)).cloned() {
+            row.insert("tl.id".to_owned(), line.to_string());
+            inside.lines.insert((id, line), row);
+        }
+        drop(inside);
+        self.touch(id);
+    }
+
+    /// The order has a line no more.
+    pub fn drop_line(&self, id: u64, line: u64) {
+        self.account.inside().lines.remove(&(id, line));
+        self.touch(id);
+    }
+
+    /// The order itself has changed.
+    fn touch(&self, id: u64) {
+        let at = self.now();
+        for (_, row) in self.account.inside().lines.range_mut((id, 0)..(id + 1, 0)) {
+            row.insert("t.lastmodifieddate".to_owned(), at.clone());
+        }
+    }
+
     /// A fixed asset, depreciating over three years. Answers its id.
     pub fn capitalize(&self, name: &str, serial: &str, cost: &str) -> u64 {
         let at = self.now();

@@ -29,7 +29,7 @@ const CLIENT: (&str, &str) = ("demo-client", "demo-client-secret");
 const VERIFIER: &str = "demo-webhook-verifier";
 /// Calls of a company in a minute.
 const CALLS: u32 = 500;
-/// Documents in an answer of change data capture, and how far back it looks.
+/// Documents in an answer of change data capture, those that changed first, and how far back it looks.
 const CDC_MOST: usize = 1_000;
 const CDC_DAYS: i64 = 30;
 
@@ -130,6 +130,15 @@ impl QuickBooks {
                 "Line": [line, stationery],
             }),
         )
+    }
+
+    /// It was another number of laptops, for another amount.
+    pub fn requantify(&self, id: u64, quantity: u32, amount: &str) {
+        if let Some(document) = self.books.inside().documents.get_mut(&("Purchase", id)) {
+            document["Line"][0]["ItemBasedExpenseLineDetail"]["Qty"] = json!(quantity);
+            document["Line"][0]["Amount"] = number(amount);
+        }
+        self.change("Purchase", id, json!({}));
     }
 
     /// An invoice over one line at 25 % tax. Answers its id.
@@ -456,13 +465,14 @@ async fn cdc(
     let mut left = CDC_MOST;
     let mut responses = Vec::new();
     for wanted in parameters.get("entities").map_or("", String::as_str).split(',') {
-        let found: Vec<Value> = inside
+        let mut found: Vec<&Value> = inside
             .documents
             .iter()
             .filter(|((entity, _), document)| *entity == wanted && updated(document).is_some_and(|at| at >= since))
-            .map(|(_, document)| document.clone())
-            .take(left)
+            .map(|(_, document)| document)
             .collect();
+        found.sort_by_key(|document| updated(document));
+        found.truncate(left);
         left -= found.len();
         responses.push(match found.is_empty() {
             true => json!({}),

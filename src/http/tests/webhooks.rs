@@ -248,6 +248,7 @@ async fn access_that_was_withdrawn_is_told_to_the_admins_once() {
     let (world, slack) = (world().await, Slack::start().await.unwrap());
     let id = world.connect(slack_of(&slack)).await;
     let admin = person_of(&world.app, &world.acme, Role::Admin, None).await;
+    slack.revoke(Some("account_inactive"));
     for (delivery, event) in
         [("Ev1", "app_uninstalled"), ("Ev1", "app_uninstalled"), ("Ev2", "app_uninstalled"), ("Ev3", "app_mention")]
     {

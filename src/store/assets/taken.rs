@@ -24,7 +24,12 @@ pub struct KnownAsset {
     pub id: Uuid,
     pub tag: AssetTag,
     pub custody: Custody,
+    /// `None`: the source said that it has it no longer, or never told of it.
     pub print: Option<Vec<u8>>,
+    /// Somebody had it, whoever has it now.
+    pub was_held: bool,
+    /// It was a job that moved it last, not a person.
+    pub moved_by_job: bool,
 }
 
 /// Assets that the source told of before, by its id.
@@ -51,8 +56,12 @@ pub async fn prints(
 /// Those of these ids at the source that are here. They are locked.
 pub async fn known(db: &mut PgConnection, source: Source, external_ids: &[String]) -> Result<Known, StoreError> {
     let rows = sqlx::query!(
-        r#"select id, external_id as "external_id!", tag, status, condition, employee_id, location_id, source_print
-         from assets where integration_id = $1 and external_id = any($2) order by id for update"#,
+        r#"select a.id, external_id as "external_id!", tag, status, condition, employee_id, location_id, source_print,
+             exists (select from asset_transactions t where t.asset_id = a.id and t.to_employee_id is not null)
+                 as "was_held!",
+             coalesce((select starts_with(t.actor, 'job:') from asset_transactions t where t.asset_id = a.id
+                       order by t.id desc limit 1), false) as "moved_by_job!"
+         from assets a where integration_id = $1 and external_id = any($2) order by a.id for update"#,
         source.integration_id,
         external_ids
     )
@@ -65,6 +74,8 @@ pub async fn known(db: &mut PgConnection, source: Source, external_ids: &[String
                 tag: stored("assets.tag", &row.tag)?,
                 custody: custody((&row.status, &row.condition), row.employee_id, row.location_id)?,
                 print: row.source_print,
+                was_held: row.was_held,
+                moved_by_job: row.moved_by_job,
             };
             Ok((row.external_id, asset))
         })
@@ -97,6 +108,8 @@ pub async fn by_serials(
                 tag: stored("assets.tag", &row.tag)?,
                 custody: custody((&row.status, &row.condition), row.employee_id, row.location_id)?,
                 print: None,
+                was_held: false,
+                moved_by_job: false,
             };
             Ok((keys.get(&row.serial_index).cloned().unwrap_or_default(), asset))
         })
@@ -294,13 +307,19 @@ pub async fn update_taken(
     Ok(())
 }
 
-/// Retires those of these assets that nobody holds. Told of again, all of them are as if they had changed.
-pub async fn retire_gone(db: &mut PgConnection, ids: &[Uuid], now: DateTime<Utc>) -> Result<(), StoreError> {
+/// The source has these no longer, and some of them are retired by that, which nobody holds. Told of again, all of them are as if they
+/// had changed.
+pub async fn mark_gone(
+    db: &mut PgConnection,
+    (ids, retired): (&[Uuid], &[Uuid]),
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     sqlx::query!(
-        "update assets set status = case status when 'assigned' then status else 'retired' end, source_print = null,
-             updated_at = $2
-         where id = any($1) and (status not in ('assigned', 'retired') or source_print is not null)",
+        "update assets set status = case when id = any($2) and status <> 'assigned' then 'retired' else status end,
+             source_print = null, updated_at = $3
+         where id = any($1) and (source_print is not null or (id = any($2) and status not in ('assigned', 'retired')))",
         ids,
+        retired,
         now
     )
     .execute(db)
