@@ -22,43 +22,77 @@ pub async fn gone(
     taking: &Taking<'_>,
     ids: &[String],
 ) -> Result<Vec<Taken>, StoreError> {
-    // Each under the id that it is gone by; of documents, what is left of them.
-    let (mut removed, mut surplus) = (HashMap::new(), HashMap::new());
-    let mut documents: HashMap<String, (&String, Option<Left>)> = HashMap::new();
-    for id in ids {
-        match (Left::parse(id), id.strip_suffix(':')) {
-            (Some(left), _) => _ = documents.insert(left.document.clone(), (id, Some(left))),
-            (None, Some(document)) => _ = documents.insert(document.to_owned(), (id, None)),
-            (None, None) => _ = removed.insert(id.clone(), id),
+    let documents: HashMap<&str, &String> = ids.iter().filter_map(|id| Some((id.strip_suffix(':')?, id))).collect();
+    let mut things: HashMap<String, &String> =
+        ids.iter().filter(|id| !id.ends_with(':')).map(|id| (id.clone(), id)).collect();
+    for (thing, document) in things_of(db, taking, names(&documents)).await? {
+        if let Some(id) = documents.get(document.as_str()) {
+            things.insert(thing, id);
         }
     }
-    if !documents.is_empty() {
-        let names: Vec<String> = documents.keys().cloned().collect();
-        for thing in from_source::assets_of_documents(db, taking.source, &names).await? {
-            match thing.split(':').next().and_then(|document| documents.get(document)) {
-                Some((id, None)) => _ = removed.insert(thing, *id),
-                Some((id, Some(left))) if !left.has(&thing) => _ = surplus.insert(thing, *id),
-                _ => {}
-            }
+    let became = take_away(db, sealer, taking, (things, Gone::Removed)).await?;
+    Ok(of_each(ids.iter(), &became))
+}
+
+/// What became of each of these documents, of which this is left.
+pub async fn surplus(
+    db: &mut PgConnection,
+    sealer: Sealer<'_>,
+    taking: &Taking<'_>,
+    documents: &[(String, Left)],
+) -> Result<Vec<Taken>, StoreError> {
+    let left: HashMap<&str, (&String, &Left)> =
+        documents.iter().map(|(document, left)| (document.as_str(), (document, left))).collect();
+    let mut things = HashMap::new();
+    for (thing, document) in things_of(db, taking, names(&left)).await? {
+        if let Some((id, left)) = left.get(document.as_str())
+            && !left.has(&thing[document.len() + 1..])
+        {
+            things.insert(thing, *id);
         }
     }
+    let became = take_away(db, sealer, taking, (things, Gone::Surplus)).await?;
+    Ok(of_each(documents.iter().map(|(document, _)| document), &became))
+}
+
+fn names<T>(documents: &HashMap<&str, T>) -> Vec<String> {
+    documents.keys().map(|document| (*document).to_owned()).collect()
+}
+
+/// The things that are here of these documents, each with its document.
+async fn things_of(
+    db: &mut PgConnection,
+    taking: &Taking<'_>,
+    documents: Vec<String>,
+) -> Result<Vec<(String, String)>, StoreError> {
+    if documents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let things = from_source::assets_of_documents(db, taking.source, &documents).await?;
+    Ok(things.into_iter().filter_map(|thing| Some((thing.clone(), thing.split_once(':')?.0.to_owned()))).collect())
+}
+
+/// Takes these things away, and says of the ids that they are gone by what became of them.
+async fn take_away<'a>(
+    db: &mut PgConnection,
+    sealer: Sealer<'_>,
+    taking: &Taking<'_>,
+    (by, why): (HashMap<String, &'a String>, Gone),
+) -> Result<HashMap<&'a String, Outcome>, StoreError> {
     let mut became: HashMap<&String, Outcome> = HashMap::new();
-    for (by, why) in [(removed, Gone::Removed), (surplus, Gone::Surplus)] {
-        if by.is_empty() {
-            continue;
-        }
-        let mut things: Vec<String> = by.keys().cloned().collect();
-        things.sort_unstable();
-        for Taken { external_id, outcome } in people::assets_gone(db, sealer, taking, (&things, why)).await? {
-            if let Some(id) = by.get(&external_id) {
-                became.entry(id).and_modify(|before| add(before, &outcome)).or_insert(outcome);
-            }
+    let mut things: Vec<String> = by.keys().cloned().collect();
+    things.sort_unstable();
+    for Taken { external_id, outcome } in people::assets_gone(db, sealer, taking, (&things, why)).await? {
+        if let Some(id) = by.get(&external_id) {
+            became.entry(id).and_modify(|before| add(before, &outcome)).or_insert(outcome);
         }
     }
-    let outcome = |id: &String| became.get(id).cloned().unwrap_or(Outcome::Unchanged);
-    // In a report a document goes by its own name.
-    let name = |id: &String| Left::parse(id).map_or_else(|| id.clone(), |left| left.document);
-    Ok(ids.iter().map(|id| Taken { external_id: name(id), outcome: outcome(id) }).collect())
+    Ok(became)
+}
+
+fn of_each<'a>(ids: impl Iterator<Item = &'a String>, became: &HashMap<&'a String, Outcome>) -> Vec<Taken> {
+    let outcome = |id| became.get(id).cloned().unwrap_or(Outcome::Unchanged);
+    ids.map(|id| Taken { external_id: id.clone(), outcome: outcome(id) }).collect()
 }
 
 /// What became of a document, as far as another of its things makes a difference to it: what must be named comes first.

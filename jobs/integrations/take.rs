@@ -57,6 +57,7 @@ impl Receiver for Keeper<'_> {
                 Batch::EmployeesGone(ids) => people::employees_gone(db, sealer, &taking, ids).await,
                 Batch::Assets(records) => people::take_assets(db, sealer, &taking, records).await,
                 Batch::AssetsGone(ids) => gone_assets::gone(db, sealer, &taking, ids).await,
+                Batch::AssetsLeft(documents) => gone_assets::surplus(db, sealer, &taking, documents).await,
                 Batch::Invoices(records) => billing::take_invoices(db, sealer, &taking, records).await,
                 Batch::InvoicesGone(ids) => Ok(refused(ids.iter())),
             }

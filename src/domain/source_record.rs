@@ -26,6 +26,8 @@ pub enum Facts {
     Invoice(InvoiceFacts),
     /// The source has it no longer.
     Gone(RecordKind),
+    /// What a document over things, whose id the record has, comes to now.
+    Left(Left),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,12 +37,10 @@ pub enum RecordKind {
     Invoice,
 }
 
-/// What a document over things comes to now, line by line: a thing of it that is not among these is surplus. It travels as the id of a
-/// [`Facts::Gone`], because the engine carries ids and needs not know what a document is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What a document over things comes to now, line by line: a thing of it that is not among these is surplus. Things of it have the id
+/// `<document>:<line>:<number>`.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Left {
-    /// Things of it have the id `<document>:<line>:<number>`.
-    pub document: String,
     /// How many things a line comes to; `None`: it cannot be read, and what came of it stays.
     pub lines: BTreeMap<String, Option<u32>>,
     /// There are no other lines.
@@ -48,22 +48,9 @@ pub struct Left {
 }
 
 impl Left {
-    const MARK: &'static str = "left of ";
-
-    pub fn into_record(self) -> SourceRecord {
-        let text = serde_json::to_string(&self).unwrap_or_default();
-        SourceRecord { external_id: format!("{}{text}", Self::MARK), facts: Facts::Gone(RecordKind::Asset) }
-    }
-
-    /// `None`, if it is the id of something else.
-    pub fn parse(external_id: &str) -> Option<Self> {
-        serde_json::from_str(external_id.strip_prefix(Self::MARK)?).ok()
-    }
-
-    /// Whether a thing of the document, by its id, is among those that are left.
-    pub fn has(&self, external_id: &str) -> bool {
-        let of_document = external_id.strip_prefix(&self.document).and_then(|rest| rest.strip_prefix(':'));
-        let Some((line, number)) = of_document.and_then(|rest| rest.rsplit_once(':')) else { return true };
+    /// Whether this thing of the document, by the end of its id, is among those that are left.
+    pub fn has(&self, line_and_number: &str) -> bool {
+        let Some((line, number)) = line_and_number.rsplit_once(':') else { return true };
         match (self.lines.get(line), number.parse::<u32>()) {
             (Some(Some(count)), Ok(number)) => number <= *count,
             (Some(_), _) => true,
@@ -177,19 +164,10 @@ mod tests {
     #[test]
     fn what_is_left_of_a_document_is_known_by_line_and_number() {
         let lines = BTreeMap::from([("1".to_owned(), Some(2)), ("5".to_owned(), None)]);
-        let left = Left { document: "purchase-14".to_owned(), lines, whole: true };
-        let left = Left::parse(&left.into_record().external_id).unwrap();
-        for (id, has) in [
-            ("purchase-14:1:2", true),
-            ("purchase-14:1:3", false),
-            ("purchase-14:5:9", true),
-            ("purchase-14:2:1", false),
-            ("purchase-144:1:3", true),
-            ("fam-1", true),
-        ] {
-            assert_eq!(left.has(id), has, "{id}");
+        let left = Left { lines, whole: true };
+        for (thing, has) in [("1:2", true), ("1:3", false), ("5:9", true), ("2:1", false), ("5", true)] {
+            assert_eq!(left.has(thing), has, "{thing}");
         }
-        assert!(Left { whole: false, ..left }.has("purchase-14:2:1"), "there may be other lines");
-        assert_eq!(Left::parse("purchase-14:"), None);
+        assert!(Left { whole: false, ..left }.has("2:1"), "there may be other lines");
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use crate::{
     domain::{
         integration::{BadRecord, SyncCounts},
-        source_record::{AssetFacts, EmployeeFacts, Facts, InvoiceFacts, RecordKind, SourceRecord},
+        source_record::{AssetFacts, EmployeeFacts, Facts, InvoiceFacts, Left, RecordKind, SourceRecord},
     },
     store::{
         StoreError,
@@ -23,6 +23,7 @@ pub enum Batch {
     EmployeesGone(Vec<String>),
     Assets(Vec<(String, AssetFacts)>),
     AssetsGone(Vec<String>),
+    AssetsLeft(Vec<(String, Left)>),
     Invoices(Vec<(String, InvoiceFacts)>),
     InvoicesGone(Vec<String>),
 }
@@ -50,6 +51,7 @@ impl Batch {
         match self {
             Self::Employees(records) => records.len(),
             Self::Assets(records) => records.len(),
+            Self::AssetsLeft(documents) => documents.len(),
             Self::Invoices(records) => records.len(),
             Self::EmployeesGone(ids) | Self::AssetsGone(ids) | Self::InvoicesGone(ids) => ids.len(),
         }
@@ -63,6 +65,7 @@ impl Batch {
         match self {
             Self::Employees(records) => records.first().map(|(id, _)| id.clone()),
             Self::Assets(records) => records.first().map(|(id, _)| id.clone()),
+            Self::AssetsLeft(documents) => documents.first().map(|(id, _)| id.clone()),
             Self::Invoices(records) => records.first().map(|(id, _)| id.clone()),
             Self::EmployeesGone(ids) | Self::AssetsGone(ids) | Self::InvoicesGone(ids) => ids.first().cloned(),
         }
@@ -76,6 +79,7 @@ impl Batch {
             Self::EmployeesGone(ids) => Self::EmployeesGone(ids.split_off(at)),
             Self::Assets(records) => Self::Assets(records.split_off(at)),
             Self::AssetsGone(ids) => Self::AssetsGone(ids.split_off(at)),
+            Self::AssetsLeft(documents) => Self::AssetsLeft(documents.split_off(at)),
             Self::Invoices(records) => Self::Invoices(records.split_off(at)),
             Self::InvoicesGone(ids) => Self::InvoicesGone(ids.split_off(at)),
         }
@@ -89,6 +93,7 @@ impl Batch {
         }
         let (mut employees, mut assets, mut invoices) = (Vec::new(), Vec::new(), Vec::new());
         let (mut employees_gone, mut assets_gone, mut invoices_gone) = (Vec::new(), Vec::new(), Vec::new());
+        let mut assets_left = Vec::new();
         for (n, SourceRecord { external_id: id, facts }) in records.into_iter().enumerate() {
             if last.get(&(kind(&facts), id.clone())) != Some(&n) {
                 continue;
@@ -100,6 +105,7 @@ impl Batch {
                 Facts::Gone(RecordKind::Employee) => employees_gone.push(id),
                 Facts::Gone(RecordKind::Asset) => assets_gone.push(id),
                 Facts::Gone(RecordKind::Invoice) => invoices_gone.push(id),
+                Facts::Left(left) => assets_left.push((id, left)),
             }
         }
         let batches = [
@@ -107,6 +113,7 @@ impl Batch {
             Self::EmployeesGone(employees_gone),
             Self::Assets(assets),
             Self::AssetsGone(assets_gone),
+            Self::AssetsLeft(assets_left),
             Self::Invoices(invoices),
             Self::InvoicesGone(invoices_gone),
         ];
@@ -117,7 +124,7 @@ impl Batch {
 fn kind(facts: &Facts) -> RecordKind {
     match facts {
         Facts::Employee(_) => RecordKind::Employee,
-        Facts::Asset(_) => RecordKind::Asset,
+        Facts::Asset(_) | Facts::Left(_) => RecordKind::Asset,
         Facts::Invoice(_) => RecordKind::Invoice,
         Facts::Gone(kind) => *kind,
     }

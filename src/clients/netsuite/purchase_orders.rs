@@ -149,7 +149,8 @@ impl NetSuite {
     ) -> bool {
         let Some(&Ordered { po, .. }) = order.first() else { return false };
         let begins = place.after.is_none_or(|(last, _)| last != po);
-        let mut left = Left { document: format!("po-{po}"), whole: begins && ends, ..Left::default() };
+        let document = format!("po-{po}");
+        let mut left = Left { whole: begins && ends, ..Left::default() };
         let mut read = 0;
         for &Ordered { line, row, .. } in order {
             if records.len() >= MOST_RECORDS && read > 0 {
@@ -164,7 +165,7 @@ impl NetSuite {
                 Err(error) => {
                     left.whole = false;
                     vec![Err(BadRecord {
-                        external_id: Some(format!("{}:{line}", left.document)),
+                        external_id: Some(format!("{document}:{line}")),
                         reason: format!("the line of the order cannot be read at column {}", error.column()),
                     })]
                 }
@@ -176,7 +177,7 @@ impl NetSuite {
         }
         let cut = read < order.len();
         left.whole &= !cut;
-        records.push(Ok(left.into_record()));
+        records.push(Ok(SourceRecord { external_id: document, facts: Facts::Left(left) }));
         cut
     }
 

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         Currency,
         integration::BadRecord,
-        source_record::{AssetFacts, Left, SourceAssetStatus, SourceRecord},
+        source_record::{AssetFacts, Facts, Left, SourceAssetStatus, SourceRecord},
     },
 };
 
@@ -99,15 +99,15 @@ impl QuickBooks {
             return Vec::new();
         }
         let mut records = Vec::new();
-        let mut left = Left { document: id, whole: true, ..Left::default() };
+        let mut left = Left { whole: true, ..Left::default() };
         for (position, line) in document.line.iter().enumerate() {
             let number = line.id.as_ref().or(line.line_num.as_ref());
             let number = number.map_or_else(|| (position + 1).to_string(), |number| number.0.clone());
-            let made = self.line(&left.document, &document, &number, line);
+            let made = self.line(&id, &document, &number, line);
             purchase::note_line(&mut left, &number, &made);
             records.extend(made);
         }
-        records.push(Ok(left.into_record()));
+        records.push(Ok(SourceRecord { external_id: id, facts: Facts::Left(left) }));
         records
     }
 

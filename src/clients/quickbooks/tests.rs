@@ -80,10 +80,8 @@ impl Bench {
             read.largest = read.largest.max(page.records.len());
             for record in page.records {
                 match record {
-                    Ok(record) => match Left::parse(&record.external_id) {
-                        Some(left) => read.left.push(left),
-                        None => read.records.push(record),
-                    },
+                    Ok(SourceRecord { facts: Facts::Left(left), .. }) => read.left.push(left),
+                    Ok(record) => read.records.push(record),
                     Err(bad) => read.bad.push(bad),
                 }
             }
@@ -325,13 +323,13 @@ async fn a_purchase_tells_what_is_left_of_it() {
     let bench = bench().await;
     let id = bench.fake.buy_laptops(3, "3000");
     let left = bench.read(PURCHASES, ReadFrom::Beginning).await.left.remove(0);
-    assert!(left.has("purchase-1:1:3") && !left.has("purchase-1:1:4") && !left.has("purchase-1:2:1"), "{left:?}");
+    assert!(left.has("1:3") && !left.has("1:4") && !left.has("2:1"), "{left:?}");
     bench.fake.requantify(id, 1_001, "3000");
     let read = bench.read(PURCHASES, ReadFrom::Beginning).await;
-    assert!(read.bad.len() == 1 && read.left[0].has("purchase-1:1:4"), "what is bad takes nothing away");
+    assert!(read.bad.len() == 1 && read.left[0].has("1:4"), "what is bad takes nothing away");
     bench.fake.change("Purchase", id, json!({ "Line": [] }));
     let left = bench.read(PURCHASES, ReadFrom::Beginning).await.left.remove(0);
-    assert!(!left.has("purchase-1:1:1") && left.has("purchase-11:1:1"), "{left:?}");
+    assert!(!left.has("1:1"), "{left:?}");
 }
 
 /// BILL-10
