@@ -67,7 +67,7 @@ pub async fn reset_password(app: &App, token: &LinkToken, password: &PasswordHas
     let Some((organization, user)) = used else {
         drop(tx);
         return Ok(match open_reset(&app.db, token, now).await? {
-            // Unused only if whoever was faster gave up.
+            // It came in between: it is no longer what the form was for.
             Reset::Open { .. } => Reset::Shut(ResetShut::Unknown, None),
             shut @ Reset::Shut(..) => shut,
         });
