@@ -190,7 +190,7 @@ async fn password(session: &Session, email: &EmailAddress, output: Output) -> an
 
 async fn hashed(session: &Session, password: &SecretString) -> anyhow::Result<PasswordHash> {
     let password = Password::parse(password.expose_secret()).map_err(|error| usage(format!("the password {error}")))?;
-    Ok(session.app()?.hash_password(password).await?)
+    session.app()?.hash_password(password).await
 }
 
 /// 144 random bits.
