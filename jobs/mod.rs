@@ -41,12 +41,14 @@ pub fn registry(config: &Config) -> Registry<App> {
         integrations::PruneDeliveries,   // daily at 04:30, the organization's time
         membership::SendConfirmation,    // with a request to join, and with each new token
         membership::SendDecision,        // when staff decided
+        membership::SendPasswordReset,   // with each link to another password
         membership::ExpireRequests,      // daily at 05:00, the organization's time
         people::StartOnboarding,         // by a sync, for a new hire
         people::StartOffboarding,        // by a sync, or when somebody is terminated by hand
         platform::ExpireTrials,          // daily at 02:00 UTC
         platform::PruneIdempotencyKeys,  // daily at 03:00 UTC
         platform::PruneSignIns,          // daily at 03:30 UTC
+        platform::StartPasswordReset,    // with each request for another password
         workflows::NotifyOverdue,        // daily at 08:00, the organization's time
         platform::TellDeadLetters,       // every minute
         slack::PostMessage,              // by the database, with an event that a rule names
@@ -59,8 +61,13 @@ pub fn registry(config: &Config) -> Registry<App> {
 
 /// Whether a job of the kind mails a secret link: the product enqueues it, where it makes the link, and nobody else.
 pub fn carries_a_link(kind: &str) -> bool {
-    [membership::SendConfirmation::KIND, membership::SendDecision::KIND, workspaces::SendInvitation::KIND]
-        .contains(&kind)
+    [
+        membership::SendConfirmation::KIND,
+        membership::SendDecision::KIND,
+        membership::SendPasswordReset::KIND,
+        workspaces::SendInvitation::KIND,
+    ]
+    .contains(&kind)
 }
 
 /// The organization that the job belongs to.

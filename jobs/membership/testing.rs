@@ -1,15 +1,17 @@
 //! What the tests of this family do again and again.
 
-use backroom_queue::{JobFilter, JobRecord};
+use backroom_queue::{Job, JobFilter, JobRecord};
+use chrono::Duration;
 use serde_json::Map;
 use uuid::Uuid;
 
-use super::{ApproveError, Asked, Opened, SendConfirmation};
+use super::{ApproveError, Asked, Opened, SendConfirmation, SendPasswordReset};
 use crate::{
     context::JobSealer,
-    domain::{EmailAddress, JoinRequest, Language, LinkToken, NewJoinRequest},
+    domain::{EmailAddress, JoinRequest, Language, LinkToken, NewJoinRequest, NewUser, Organization, Role},
     jobs::testing::World,
-    store::{Page, events, join_requests},
+    store::{Page, events, join_requests, users},
+    tenant,
 };
 
 #[derive(Clone)]
@@ -46,16 +48,42 @@ pub async fn submit(world: &World, email: &str) -> Submitted {
 
 /// The confirmation jobs there are, newest first.
 async fn jobs(world: &World) -> Vec<Submitted> {
-    let filter =
-        JobFilter { kind: Some("membership.send_confirmation".to_owned()), limit: 10_000, ..JobFilter::default() };
+    let submitted = |job: SendConfirmation| Submitted { id: job.request_id, job };
+    opened(world).await.into_iter().map(submitted).collect()
+}
+
+/// The jobs there are that mail a link to who has forgotten their password, newest first.
+pub async fn reset_jobs(world: &World) -> Vec<SendPasswordReset> {
+    opened(world).await
+}
+
+async fn opened<J: Job>(world: &World) -> Vec<J> {
+    let filter = JobFilter { kind: Some(J::KIND.to_owned()), limit: 10_000, ..JobFilter::default() };
     let records = backroom_queue::list(&world.app.db, &filter).await.unwrap();
     let sealer = JobSealer::new(&world.app.config.vault);
     let open = |mut record: JobRecord| {
         record.open(&sealer).unwrap();
-        let job: SendConfirmation = serde_json::from_value(record.args).unwrap();
-        Submitted { id: job.request_id, job }
+        serde_json::from_value(record.args).unwrap()
     };
     records.into_iter().map(open).collect()
+}
+
+pub fn address(email: &str) -> EmailAddress {
+    EmailAddress::parse(email).unwrap()
+}
+
+/// Somebody with an account and a place in these organizations, in this order.
+pub async fn forgetful(world: &World, email: &str, organizations: &[&Organization]) -> Uuid {
+    let (email, name, language) = (address(email), "Anna Ek".to_owned(), Language::Sv);
+    let new = NewUser { email, name, language, password: None, confirmed_at: Some(world.now()) };
+    let mut db = world.app.db.acquire().await.unwrap();
+    let user = users::create(&mut db, &new, world.now()).await.unwrap().id;
+    for (organization, minutes) in organizations.iter().zip(0..) {
+        let told = ("test", world.now() + Duration::minutes(minutes));
+        let tx = world.app.db.begin().await.unwrap();
+        tenant::join(tx, organization, user, (Role::User, None), told).await.unwrap().commit().await.unwrap();
+    }
+    user
 }
 
 pub async fn confirm(world: &World, token: &LinkToken) {

@@ -3,11 +3,12 @@
 mod expire_trials;
 mod prune_idempotency_keys;
 mod prune_sign_ins;
+mod start_password_reset;
 mod tell_dead_letters;
 
 pub use self::{
     expire_trials::ExpireTrials, prune_idempotency_keys::PruneIdempotencyKeys, prune_sign_ins::PruneSignIns,
-    tell_dead_letters::TellDeadLetters,
+    start_password_reset::StartPasswordReset, tell_dead_letters::TellDeadLetters,
 };
 
 /// Whether the kind is one of these, by its name: no organization's key may enqueue it.

@@ -1,4 +1,5 @@
-//! Forgets sessions that can no longer go on, refresh tokens that are long used, and old tries to sign in. Scheduled daily. Twice is fine: what is gone is gone.
+//! Forgets sessions that can no longer go on, refresh tokens that are long used, old tries to sign in and old links to another password.
+//! Scheduled daily. Twice is fine: what is gone is gone.
 
 use backroom_queue::{Ctx, Job, JobResult, Verdict};
 use chrono::Duration;
@@ -9,13 +10,16 @@ use serde_json::json;
 use super::NOT_FOR_TENANTS;
 use crate::{
     context::App,
-    store::{sessions, sign_in_tries},
+    store::{password_resets, sessions, sign_in_tries},
 };
 
 /// A refresh token is kept for so long after it has expired, and with the last one its session, so that it is told from one that never was.
 const KEPT: Duration = Duration::days(30);
+/// A link is kept for so long after it has expired, so that its page can say so.
+const LINKS_KEPT: Duration = Duration::days(1);
 
-/// Forgets refresh tokens that expired a month ago, sessions that have no other, and tries to sign in that no limit asks for any more.
+/// Forgets refresh tokens that expired a month ago, sessions that have no other, tries to sign in that no limit asks for any more, and
+/// yesterday's links to another password.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruneSignIns {}
@@ -33,7 +37,8 @@ impl Job for PruneSignIns {
         let sessions = sessions::prune(&mut db, now - KEPT).await?;
         let tokens = sessions::prune_tokens(&mut db, now - KEPT).await?;
         let tries = sign_in_tries::prune(&mut db, now).await?;
-        Verdict::done_with(json!({ "sessions": sessions, "tokens": tokens, "tries": tries }))
+        let links = password_resets::prune(&mut db, now - LINKS_KEPT).await?;
+        Verdict::done_with(json!({ "sessions": sessions, "tokens": tokens, "tries": tries, "links": links }))
     }
 }
 
@@ -74,18 +79,20 @@ mod tests {
             sign_in_tries::begin(&mut db, &email, network, world.now()).await.unwrap();
         }
         sign_in_tries::succeeded(&mut db, &email, "192.0.2.1", world.now()).await.unwrap();
+        let (place, link) = ((user.id, world.organization.id), (user.id, [0; 32]));
+        assert!(password_resets::renew(&mut db, place, link, world.now()).await.unwrap());
         drop(db);
 
         let job = || NewJob::of(&PruneSignIns {});
-        let done = |sessions: u64, tries: u64| Outcome::Completed {
-            result: Some(json!({ "sessions": sessions, "tokens": 0, "tries": tries })),
+        let done = |sessions: u64, tries: u64, links: u64| Outcome::Completed {
+            result: Some(json!({ "sessions": sessions, "tokens": 0, "tries": tries, "links": links })),
         };
-        assert_eq!(run(&world, job()).await, done(0, 0));
+        assert_eq!(run(&world, job()).await, done(0, 0, 0));
         world.app.clock.advance(Duration::days(32));
-        assert_eq!(run(&world, job()).await, done(1, 1), "the day's session, and the network of a stranger");
-        assert_eq!(run(&world, job()).await, done(0, 0));
+        assert_eq!(run(&world, job()).await, done(1, 1, 1), "the day's session, the network of a stranger, the link");
+        assert_eq!(run(&world, job()).await, done(0, 0, 0));
         world.app.clock.advance(Duration::days(60));
-        assert_eq!(run(&world, job()).await, done(1, 1));
+        assert_eq!(run(&world, job()).await, done(1, 1, 0));
     }
 
     /// AUTH-2: a session that goes on for years does not keep every token that it ever had.
@@ -114,7 +121,7 @@ mod tests {
         let done = run(&world, NewJob::of(&PruneSignIns {})).await;
 
         // Made on days 0, 21, 42, 63 and 84; on day 84 the first two had expired more than a month ago.
-        let expected = json!({ "sessions": 0, "tokens": 2, "tries": 0 });
+        let expected = json!({ "sessions": 0, "tokens": 2, "tries": 0, "links": 0 });
         assert_eq!(done, Outcome::Completed { result: Some(expected) });
         let mut db = world.app.db.acquire().await.unwrap();
         let goes_on = sessions::rotate(&mut db, &refresh.token, world.now(), month).await.unwrap();

@@ -304,6 +304,7 @@ mod tests {
             "org tier",
             "user create",
             "user list",
+            "user password",
             "invoice remind",
             "employee list",
             "employee show",

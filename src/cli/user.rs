@@ -9,12 +9,12 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::{
-    exit::usage,
+    exit::{not_found, usage},
     output::{Output, cell, maybe, more, next_cursor, page, time},
     session::Session,
 };
 use crate::{
-    domain::{EmailAddress, Language, NewUser, Password, Role, User as Person, user::check_name},
+    domain::{EmailAddress, Language, NewUser, Password, PasswordHash, Role, User as Person, user::check_name},
     store::{
         memberships::{self, Membership},
         users,
@@ -31,6 +31,13 @@ pub enum User {
         Example:\n  backroom user create anna@acme.example --org acme --name 'Anna Ek' --role admin"
     )]
     Create(Create),
+    /// Give somebody who cannot get in another password, shown this once; their sign-ins end
+    #[command(after_help = "Whoever runs this vouches that the address is the person's.\n\n\
+        Example:\n  backroom user password anna@acme.example")]
+    Password {
+        /// Address that the person signs in with
+        email: EmailAddress,
+    },
     /// List an organization's people, in the order of their ids
     #[command(after_help = "Example:\n  backroom user list --org acme --role admin")]
     List {
@@ -76,6 +83,7 @@ pub struct Create {
 pub async fn run(session: &Session, command: User, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         User::Create(new) => create(session, new, output).await?,
+        User::Password { email } => password(session, &email, output).await?,
         User::List { org, role, limit, cursor } => {
             let organization = session.organization(&org).await?;
             let mut db = session.connection().await?;
@@ -117,11 +125,7 @@ async fn create(session: &Session, new: Create, output: Output) -> anyhow::Resul
     let organization = session.organization(&new.org).await?;
     let generated = !new.password_stdin;
     let password = if generated { made_up() } else { from_stdin()? };
-    let hash = {
-        let password =
-            Password::parse(password.expose_secret()).map_err(|error| usage(format!("the password {error}")))?;
-        session.app()?.hash_password(password).await?
-    };
+    let hash = hashed(session, &password).await?;
     let now = session.clock.now();
     let mut tx = session.db.begin().await?;
     let found = users::by_email(&mut tx, &new.email).await?;
@@ -164,6 +168,29 @@ async fn create(session: &Session, new: Create, output: Output) -> anyhow::Resul
             who
         }
     })
+}
+
+async fn password(session: &Session, email: &EmailAddress, output: Output) -> anyhow::Result<()> {
+    let unknown =
+        || not_found(format!("nobody has the address {email}; `backroom user list` shows an organization's people"));
+    let person = users::by_email(&mut *session.connection().await?, email).await?.ok_or_else(unknown)?;
+    let password = made_up();
+    let hash = hashed(session, &password).await?;
+    let mut tx = session.db.begin().await?;
+    let ended = tenant::reset_password(&mut tx, person.id, &hash, session.clock.now()).await?;
+    tx.commit().await?;
+    let answer = serde_json::json!({
+        "id": person.id, "email": person.email, "password": password.expose_secret(), "sessions_ended": ended,
+    });
+    output.answer(&answer, || {
+        let told = format!("This is the password of {}; it is not shown again.", person.email);
+        format!("{}\n{told} Sign-ins ended: {ended}.", password.expose_secret())
+    })
+}
+
+async fn hashed(session: &Session, password: &SecretString) -> anyhow::Result<PasswordHash> {
+    let password = Password::parse(password.expose_secret()).map_err(|error| usage(format!("the password {error}")))?;
+    session.app()?.hash_password(password).await
 }
 
 /// 144 random bits.

@@ -80,7 +80,7 @@ pub async fn pass(request: Request, next: Next) -> Response {
 
 /// The path as a log may tell it: a link that was mailed to somebody holds a secret (VAULT-4).
 fn told(path: &str) -> &str {
-    let links = ["/invitations/", "/join-requests/"];
+    let links = ["/invitations/", "/join-requests/", "/password-resets/"];
     links.into_iter().find(|link| path.starts_with(link)).unwrap_or(path)
 }
 

@@ -28,32 +28,33 @@ pub fn routes(state: &ApiState) -> Router<ApiState> {
         .layer(middleware::from_fn_with_state(state.clone(), person::limit_strangers))
 }
 
+/// Who it is about, and one step to take.
 #[derive(Template)]
-#[template(path = "http/join_request.html")]
-struct JoinRequestPage<'a> {
-    frame: &'a Frame,
-    words: &'a Words,
-    name: String,
-    email: &'a str,
+#[template(path = "http/step.html")]
+pub struct StepPage<'a> {
+    pub frame: &'a Frame,
+    pub words: &'a Words,
+    pub name: String,
+    pub email: &'a str,
     /// For who chooses a password.
-    form: Option<Filled>,
+    pub form: Option<Filled>,
 }
 
 /// What is wrong with the password that was typed.
 #[derive(Default)]
-struct Filled {
-    error: Option<&'static str>,
+pub struct Filled {
+    pub error: Option<&'static str>,
 }
 
-struct Words {
-    heading: &'static str,
-    lead: &'static str,
-    organization: &'static str,
-    name: &'static str,
-    address: &'static str,
-    password: &'static str,
-    password_hint: &'static str,
-    act: &'static str,
+pub struct Words {
+    pub heading: &'static str,
+    pub lead: &'static str,
+    pub organization: &'static str,
+    pub name: &'static str,
+    pub address: &'static str,
+    pub password: &'static str,
+    pub password_hint: &'static str,
+    pub act: &'static str,
 }
 
 const CONFIRM_SV: Words = Words {
@@ -78,14 +79,14 @@ const CONFIRM_EN: Words = Words {
     act: "Confirm",
 };
 
-const CHOOSE_SV: Words = Words {
+pub const CHOOSE_SV: Words = Words {
     heading: "Välj ett lösenord",
     lead: "Du är medlem. Välj ett lösenord, så kan du logga in.",
     act: "Spara lösenordet",
     ..CONFIRM_SV
 };
 
-const CHOOSE_EN: Words = Words {
+pub const CHOOSE_EN: Words = Words {
     heading: "Choose a password",
     lead: "You are a member. Choose a password, and you can sign in.",
     act: "Save the password",
@@ -174,7 +175,7 @@ fn form(
     form: Option<Filled>,
 ) -> Response {
     let frame = Frame { language, sender: organization.name.clone() };
-    let page = JoinRequestPage { frame: &frame, words, name: request.name(), email: request.email.as_str(), form };
+    let page = StepPage { frame: &frame, words, name: request.name(), email: request.email.as_str(), form };
     person::page(status, &page)
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{FieldErrors, Language, Password, Role, User, password::Verdict, user::check_name},
     store::{
-        memberships,
+        memberships, password_resets,
         sessions::{self, EndReason},
         sign_in_tries::{self, Try},
         users,
@@ -181,6 +181,7 @@ async fn set_password(
         Begun::Fresh(work) => work,
         Begun::Answered(response) => return Ok(response),
     };
+    password_resets::expire(&mut work, member.user_id, now).await?;
     if !users::set_password(&mut work, member.user_id, stored.as_ref(), &hash, now).await? {
         return Err(Problem::conflict("the password was changed by another request"));
     }

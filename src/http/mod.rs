@@ -33,6 +33,8 @@ mod notification_rules;
 mod openapi;
 mod organizations;
 mod pages;
+mod password_reset_page;
+mod password_resets;
 mod person;
 mod problem;
 mod queues;
@@ -87,7 +89,7 @@ pub struct Api {
     sign_ins: Throttle,
     /// Requests to what is open to everybody, by network.
     strangers: Throttle,
-    /// Requests to join, by network.
+    /// Requests to join and for another password, by network: each may send a mail.
     join_requests: Throttle,
     /// Deliveries of third parties, by network.
     webhooks: Throttle,
@@ -181,6 +183,7 @@ fn router_until(
     api.merge(pages::routes(mailbox, &state))
         .merge(invitation_page::routes(&state))
         .merge(join_request_page::routes(&state))
+        .merge(password_reset_page::routes(&state))
         .merge(webhooks::door())
         .merge(documentation(document))
         .fallback(|| async { Problem::new(ProblemType::NotFound, "there is nothing at this address") })
@@ -212,6 +215,7 @@ fn api(state: &ApiState) -> (Router<ApiState>, Value) {
         .merge(assets::routes())
         .merge(asset_steps::routes())
         .merge(sign_in::routes())
+        .merge(password_resets::routes())
         .merge(me::routes())
         .merge(members::routes())
         .merge(effects::routes())

@@ -1,5 +1,5 @@
 //! Where a request comes from, and how many an address may send that needs neither key nor token (AUTH-5): sign-ins, invitations,
-//! requests to join.
+//! requests to join, forgotten passwords.
 
 use std::{
     fmt,

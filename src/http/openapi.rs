@@ -136,13 +136,13 @@ fn admit_people(document: &mut Value) {
     }
 }
 
-/// Every POST takes an `Idempotency-Key`, but for the operator's on effects, queues and schedules, and signing in and out: a key
-/// belongs to an organization; and but for testing a connection, which is for now, not for once.
+/// Every POST takes an `Idempotency-Key`, but for the operator's on effects, queues and schedules, and signing in and out and forgotten
+/// passwords: a key belongs to an organization; and but for testing a connection, which is for now, not for once.
 fn offer_idempotency(document: &mut Value) {
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for (path, item) in paths {
         let without = ["/effects/", "/queues/", "/schedules/"].iter().any(|operators| path.contains(operators));
-        if without || ["/sign-in", "/sign-out", "/test"].iter().any(|end| path.ends_with(end)) {
+        if without || ["/sign-in", "/sign-out", "/password-resets", "/test"].iter().any(|end| path.ends_with(end)) {
             continue;
         }
         if let Some(operation) = item.get_mut("post").and_then(Value::as_object_mut) {

@@ -1,7 +1,7 @@
 //! SQL: free functions on `&mut PgConnection`, a file per table family.
 //!
-//! `organizations`, `api_keys`, `dead_letters`, `idempotency`, `users`, `memberships`, `sessions`, `sign_in_tries` and `usage` are the
-//! control plane in schema `public` and take any connection of the program's own role. The rest are an organization's own tables: their names are
+//! `organizations`, `api_keys`, `dead_letters`, `idempotency`, `users`, `memberships`, `password_resets`, `sessions`, `sign_in_tries` and
+//! `usage` are the control plane in schema `public` and take any connection of the program's own role. The rest are an organization's own tables: their names are
 //! unqualified and resolve in a [`crate::tenant::TenantTx`] only.
 
 pub mod api_keys;
@@ -25,6 +25,7 @@ pub mod memberships;
 pub mod notification_rules;
 pub mod organizations;
 pub mod overdue_workflows;
+pub mod password_resets;
 pub mod reminders;
 pub mod sessions;
 pub mod sign_in_tries;

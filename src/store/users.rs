@@ -142,6 +142,24 @@ pub async fn prove(
     Ok(done.rows_affected() == 1)
 }
 
+/// Sets the password, whatever it was, of somebody who has shown that the address is theirs.
+pub async fn reset_password(
+    db: &mut PgConnection,
+    id: Uuid,
+    password: &PasswordHash,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update public.users set password_hash = $2, confirmed_at = coalesce(confirmed_at, $3), updated_at = $3 where id = $1",
+        id,
+        password.as_str(),
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// What a person signs in with.
 pub struct Credentials {
     pub user_id: Uuid,

@@ -17,7 +17,7 @@ pub use create::{CreateError, NewOrganization, create, create_in};
 #[doc(hidden)]
 pub use migrate::{Measurement, measure};
 pub use migrate::{MigrateReport, TEMPLATE_SCHEMA, migrate_all, migrate_platform, platform_is_current};
-pub use people::{PeopleError, check_place, end_membership, give_role, join, prove_address, vouch};
+pub use people::{PeopleError, check_place, end_membership, give_role, join, prove_address, reset_password, vouch};
 pub use roles::{drop_organization_roles, role_name};
 pub use status::{set_billing_status, set_billing_status_in, set_tier};
 pub use tx::{TenantTx, begin, begin_without_waiting_for_disk};

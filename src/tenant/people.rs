@@ -14,6 +14,7 @@ use crate::{
         StoreError, companies,
         events::{self, NewEvent},
         memberships::{self, Changed, Membership},
+        password_resets,
         sessions::{self, EndReason},
         users,
     },
@@ -109,6 +110,19 @@ pub async fn prove_address(
         sessions::end_all(db, user_id, (None, None), EndReason::PasswordChanged, now).await?;
     }
     Ok(first)
+}
+
+/// AUTH-1: gives the person another password, whatever theirs was. Whoever asks for it has shown that the address is theirs, or vouches for
+/// it. Every session ends, and with it any link to another password. Answers how many sessions.
+pub async fn reset_password(
+    db: &mut PgConnection,
+    user_id: Uuid,
+    password: &PasswordHash,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    password_resets::expire(db, user_id, now).await?;
+    users::reset_password(db, user_id, password, now).await?;
+    sessions::end_all(db, user_id, (None, None), EndReason::PasswordChanged, now).await
 }
 
 /// AUTH-1: the operator vouches that the account's address is the person's. A member stays what they are, and `password` is theirs from

@@ -21,13 +21,15 @@ async fn a_person_made_on_the_command_line_signs_in_and_leaves_no_secret_behind(
     .await;
     let create = ["user", "create", "Anna@acme.example", "--org", "acme", "--name", "Anna Ek", "--role", "admin"];
     let made = world.program.json(&create).await;
-    let password = text(&made, "password");
+    let first = text(&made, "password");
     let again = world.program.run(&create).await;
     assert_eq!(again.code, Some(1), "{}", again.stderr);
     assert!(again.stderr.contains("a member already"), "{}", again.stderr);
     for (args, code, words) in [
         (vec!["user", "create", "no address", "--org", "acme", "--name", "N"], 2, "address"),
         (vec!["user", "create", "b@acme.example", "--org", "nobody", "--name", "N"], 3, "nobody"),
+        (vec!["user", "password", "b@acme.example"], 3, "nobody has the address"),
+        (vec!["user", "password", "b"], 2, "address"),
         (vec!["user", "create", "b@acme.example", "--org", "acme", "--name", "N", "--role", "owner"], 2, "owner"),
         (vec!["user", "create", "b@acme.example", "--org", "acme", "--name", "N", "--role", "customer"], 1, "company"),
         (vec!["user", "create", "b@acme.example", "--org", "acme", "--name", "N", "--password-stdin"], 2, "password"),
@@ -40,6 +42,12 @@ async fn a_person_made_on_the_command_line_signs_in_and_leaves_no_secret_behind(
     assert_eq!(listed["users"].as_array().map(Vec::len), Some(1), "{listed}");
 
     let stranger = world.api.with_key("");
+    let sign_in = json!({ "email": "anna@ACME.example", "password": first });
+    assert_eq!(stranger.post("/api/v1/sign-in", &sign_in).await.status, 200);
+    let reset = world.program.json(&["user", "password", "ANNA@acme.example"]).await;
+    assert_eq!(reset["sessions_ended"], 1, "{reset}");
+    stranger.post("/api/v1/sign-in", &sign_in).await.problem(401, "sign-in-refused");
+    let password = text(&reset, "password");
     let sign_in = json!({ "email": "anna@ACME.example", "password": password });
     let signed_in = stranger.post("/api/v1/sign-in", &sign_in).await;
     assert_eq!(signed_in.status, 200, "{}", signed_in.text);
@@ -84,7 +92,7 @@ async fn a_person_made_on_the_command_line_signs_in_and_leaves_no_secret_behind(
     let log = std::fs::read_to_string(log.path()).expect("the log");
     assert!(log.contains("/api/v1/sign-in"), "the log tells of each request: {log}");
     let bare = token_key.split_once(':').map_or("", |(_, key)| key);
-    for secret in [&password, &access, &refresh, &next, bare] {
+    for secret in [&first, &password, &access, &refresh, &next, bare] {
         let bytes: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
         for (what, told) in [("a row", &rows), ("the log", &log), ("the configuration", &shown)] {
             assert!(!told.contains(secret) && !told.contains(&bytes), "{what} tells {secret}");

@@ -156,6 +156,7 @@ async fn nobody_enqueues_the_mail_of_a_secret_link() {
     for (kind, args) in [
         ("membership.send_decision", json!({"request_id": id})),
         ("membership.send_confirmation", json!({"request_id": id, "token": format!("acme.{}", "A".repeat(43))})),
+        ("membership.send_password_reset", json!({"token": format!("acme.{}", "A".repeat(43))})),
         ("workspaces.send_invitation", json!({"invitation_id": id, "token": format!("acme.{}", "A".repeat(43))})),
     ] {
         let job = json!({"kind": kind, "args": args});

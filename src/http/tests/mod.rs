@@ -19,6 +19,7 @@ mod notification_rules;
 mod openapi;
 mod operator;
 mod pages;
+mod password_resets;
 mod people;
 mod policy;
 mod schedules;

@@ -194,12 +194,12 @@ fn rejected(mail: &DecisionMail) -> Letter {
     }
 }
 
-fn rows(labels: [&'static str; 3], values: [String; 3]) -> Vec<Row> {
+pub(super) fn rows(labels: [&'static str; 3], values: [String; 3]) -> Vec<Row> {
     labels.into_iter().zip(values).map(|(label, value)| Row { label, value }).collect()
 }
 
-/// What is the same in every letter of this file.
-fn bare(organization_name: &str, tone: Tone) -> Letter {
+/// What is the same in every letter to somebody about themselves.
+pub(super) fn bare(organization_name: &str, tone: Tone) -> Letter {
     Letter {
         lang: "",
         tone,

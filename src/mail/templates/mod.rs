@@ -7,6 +7,7 @@ mod attention;
 mod invitation;
 mod join_request;
 mod overdue_work;
+mod password_reset;
 mod words;
 
 use askama::Template;
@@ -21,6 +22,7 @@ pub use attention::{AttentionMail, render_attention};
 pub use invitation::{InvitationMail, render_invitation};
 pub use join_request::{ConfirmationMail, DecisionMail, render_confirmation, render_decision};
 pub use overdue_work::{LateWork, OverdueWorkMail, render_overdue_work};
+pub use password_reset::{PasswordResetMail, render_password_reset};
 
 /// A letter as the mail carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
