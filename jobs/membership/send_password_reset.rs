@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     context::App,
     domain::LinkToken,
-    jobs::billing::{
-        letter::{self, Handed, Opened},
+    jobs::{
+        letter::{self, Closed, Told},
         organization,
     },
     mail::templates,
-    store::{deliveries, password_resets, users},
+    store::{password_resets, users},
     tenant,
 };
 
@@ -60,9 +60,9 @@ impl Job for SendPasswordReset {
         let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, &organization).await?;
         let to = (format!("password-reset:{}", reset.request_id), user.email.clone());
         let envelope = match letter::open(&mut tx, &ctx, &organization, to).await? {
-            Opened::Unsent(envelope) => envelope,
-            Opened::Sent { .. } => return Ok(Verdict::DONE),
-            Opened::Refused { words } => return Ok(Verdict::Discard(words)),
+            Ok(envelope) => envelope,
+            Err(Closed::Sent { .. }) => return Ok(Verdict::DONE),
+            Err(Closed::Refused { words }) => return Ok(Verdict::Discard(words)),
         };
         tx.commit().await?;
         let letter = templates::render_password_reset(&templates::PasswordResetMail {
@@ -78,15 +78,11 @@ impl Job for SendPasswordReset {
             time_zone: organization.time_zone,
         });
         let mail = envelope.with(&organization, user.language, letter);
-        let taken = match letter::hand_over(&ctx, &organization, &envelope, &mail).await? {
-            Handed::Taken(taken) => taken,
-            Handed::Refused { words } => return Ok(Verdict::Discard(words)),
-            Handed::Busy { wait } => return Ok(Verdict::Snooze(wait)),
-        };
-        let mut tx = tenant::begin_without_waiting_for_disk(&ctx.app.db, &organization).await?;
-        deliveries::mark_sent(&mut tx, envelope.delivery, (&taken.recipient, &taken.response), taken.at).await?;
-        tx.commit().await?;
-        Ok(Verdict::DONE)
+        Ok(match letter::tell(&ctx, &organization, &envelope, &mail).await? {
+            Told::Yes => Verdict::DONE,
+            Told::Refused { words } => Verdict::Discard(words),
+            Told::End(verdict) => verdict,
+        })
     }
 }
 
