@@ -13,7 +13,7 @@ use crate::{
         workflow::{NewTemplate, Refusal, TemplateStep},
     },
     jobs::{
-        people::doors::{Taking, take_employees},
+        people::doors::{Taking, start_offboardings, take_employees},
         testing::World,
     },
     store::{
@@ -383,6 +383,7 @@ async fn a_hire_and_a_termination_at_an_hris_become_workflows() {
         let sealer = Sealer::new(&world.app.vault, "acme");
         let mut tx = world.tenant().await;
         take_employees(&mut tx, sealer, &taking, &[("7".to_owned(), facts(standing))]).await.unwrap();
+        start_offboardings(&mut tx, &taking, false).await.unwrap();
         tx.commit().await.unwrap();
         queue::drain(&world.app.db, &world.registry, world.app.clone(), "default").await.unwrap();
         all(&world).await
