@@ -24,7 +24,7 @@ use crate::{
         events::{self, NewEvent},
         from_source::{Outcome, Taken},
     },
-    sync,
+    sync::{self, Sieved},
 };
 
 /// Why a source has things no longer.
@@ -92,7 +92,8 @@ pub async fn take_assets(
 ) -> Result<Vec<Taken>, StoreError> {
     let external_ids: Vec<String> = records.iter().map(|(external_id, _)| external_id.clone()).collect();
     let prints = assets::prints(db, taking.source, &external_ids).await?;
-    let (mut outcomes, mut wanted) = sync::sieve(records, &prints, check, |facts| assets::print(sealer, facts))?;
+    let Sieved { mut outcomes, news: mut wanted } =
+        sync::sieve(records, &prints, check, |facts| assets::print(sealer, facts))?;
     let changed: Vec<String> = wanted.iter().map(|(_, wanted)| wanted.external_id.to_owned()).collect();
     let mut known = assets::known(db, taking.source, &changed).await?;
     for (_, wanted) in &mut wanted {

@@ -23,7 +23,7 @@ use crate::{
         from_source::{Outcome, Source, Taken},
         locations, workflows,
     },
-    sync,
+    sync::{self, Sieved},
 };
 
 /// Who was hired longer ago is no new hire, however late we hear of them.
@@ -89,7 +89,8 @@ pub async fn take_employees(
 ) -> Result<Vec<Taken>, StoreError> {
     let external_ids: Vec<String> = records.iter().map(|(external_id, _)| external_id.clone()).collect();
     let prints = employees::prints(db, taking.source, &external_ids).await?;
-    let (mut outcomes, mut wanted) = sync::sieve(records, &prints, check, |facts| employees::print(sealer, facts))?;
+    let Sieved { mut outcomes, news: mut wanted } =
+        sync::sieve(records, &prints, check, |facts| employees::print(sealer, facts))?;
     let changed: Vec<String> = wanted.iter().map(|(_, wanted)| wanted.external_id.to_owned()).collect();
     let mut known = employees::known(db, taking.source, &changed).await?;
     for (_, wanted) in &mut wanted {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use self::tokens::NoPass;
 pub use self::{
     engine::{BACKOFF, End, Report, Source, run},
-    sieve::{Wanted, sieve},
+    sieve::{Sieved, Wanted, sieve},
     take::{Batch, Receiver},
 };
 use crate::{

@@ -13,17 +13,22 @@ pub struct Wanted<'a, F, K> {
     pub before: Option<K>,
 }
 
-/// A page's records that say something new, with their places in it.
-pub type News<'a, F, K> = Vec<(usize, Wanted<'a, F, K>)>;
+/// A page's records, sorted out.
+pub struct Sieved<'a, F, K> {
+    /// What has become of each; `None`: it says something new.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// Those that say something new, with their places in the page.
+    pub news: Vec<(usize, Wanted<'a, F, K>)>,
+}
 
-/// What has become of each of a page's records, and those of which that is not known yet because they say something new: what `check`
-/// does not refuse and `prints`, the fingerprints that are stored, do not know. Of what a page says twice the last word counts.
+/// New is what `check` does not refuse and `prints`, the fingerprints that are stored, do not know. Of what a page says twice the last
+/// word counts.
 pub fn sieve<'a, F, K>(
     records: &'a [(String, F)],
     prints: &HashMap<String, Vec<u8>>,
     check: impl Fn(&str, &F) -> Result<(), String>,
     print: impl Fn(&F) -> Result<Vec<u8>, StoreError>,
-) -> Result<(Vec<Option<Outcome>>, News<'a, F, K>), StoreError> {
+) -> Result<Sieved<'a, F, K>, StoreError> {
     let last: HashMap<&str, usize> = records.iter().enumerate().map(|(n, (id, _))| (id.as_str(), n)).collect();
     let (mut outcomes, mut news) = (Vec::with_capacity(records.len()), Vec::new());
     for (n, (external_id, facts)) in records.iter().enumerate() {
@@ -43,7 +48,7 @@ pub fn sieve<'a, F, K>(
         outcomes.push(None);
         news.push((n, Wanted { external_id, facts, print, before: None }));
     }
-    Ok((outcomes, news))
+    Ok(Sieved { outcomes, news })
 }
 
 #[cfg(test)]
@@ -59,7 +64,8 @@ mod tests {
         let prints = HashMap::from([stored("1", "old"), stored("2", "known"), stored("4", "known")]);
         let check = |_: &str, word: &String| if word == "wrong" { Err("is wrong".to_owned()) } else { Ok(()) };
 
-        let (outcomes, news) = sieve::<_, ()>(&records, &prints, check, |word| Ok(word.as_bytes().to_vec())).unwrap();
+        let Sieved { outcomes, news } =
+            sieve::<_, ()>(&records, &prints, check, |word| Ok(word.as_bytes().to_vec())).unwrap();
 
         let (same, refused) = (Some(Outcome::Unchanged), Some(Outcome::Refused("is wrong".to_owned())));
         assert_eq!(outcomes, [same.clone(), same, refused, None, None]);
