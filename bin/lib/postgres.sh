@@ -6,7 +6,7 @@
 #   port       on 127.0.0.1; kept, unless something else has taken it when the server starts
 #   lock       held by a script while it creates, starts or stops the server
 #
-# The server keeps its durable defaults and has no Unix socket. It runs as whoever runs the script; when that is root,
+# The server has PostgreSQL's durable defaults and no Unix socket. It runs as whoever runs the script; when that is root,
 # whom PostgreSQL refuses, as "postgres" or, failing that, as a system user "backroom" made for it.
 
 oldest_postgres=14

@@ -217,8 +217,8 @@ pub async fn assets_gone(
     for asset in known.values() {
         let from = asset.custody;
         let stays = why.spares(asset);
-        // Of what stays it is told once.
-        if from.status == AssetStatus::Retired || (stays && asset.print.is_none()) {
+        // Of what stays it is told once, and surplus that stayed is a person's to decide about.
+        if from.status == AssetStatus::Retired || ((stays || why == Gone::Surplus) && asset.print.is_none()) {
             continue;
         }
         let to = Custody { status: if stays { from.status } else { AssetStatus::Retired }, ..from };

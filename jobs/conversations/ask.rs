@@ -15,6 +15,8 @@ use crate::{
 
 /// How long a key is left alone by whose provider nothing was said about it.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
+/// The key is everybody's: after so long it is tried again, whatever the provider has said.
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// A spend limit or a wrong key lasts until a person does something: it is tried again this much later.
 const SHUT_WAIT: Duration = Duration::from_secs(15 * 60);
 
@@ -143,7 +145,7 @@ impl Exchange {
     async fn failed(&self, ctx: &Ctx<App>, key: &str, error: LlmError) -> anyhow::Result<Asked> {
         let may_pass = error.may_pass();
         let wait = match &error {
-            LlmError::Busy { retry_after, .. } => Some(spread(retry_after.unwrap_or(BUSY_WAIT))),
+            LlmError::Busy { retry_after, .. } => Some(spread(retry_after.unwrap_or(BUSY_WAIT).min(LONGEST_WAIT))),
             LlmError::SpendLimit { .. } | LlmError::KeyRefused { .. } => Some(SHUT_WAIT),
             _ => None,
         };

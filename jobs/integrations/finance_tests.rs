@@ -11,7 +11,7 @@ use crate::{
     domain::{
         Invoice,
         asset::Step,
-        integration::{Integration, IntegrationStatus, NewIntegration, Provider, SyncTrigger},
+        integration::{Integration, IntegrationStatus, NewIntegration, Provider, SyncMode, SyncTrigger},
     },
     jobs::{
         assets::doors::{self, Asked, Remark},
@@ -42,15 +42,19 @@ impl Rig {
         Self { world, integration_id: made.id }
     }
 
-    async fn run(&self) -> Outcome {
-        let job = SyncIntegration { integration_id: self.integration_id, mode: None, trigger: SyncTrigger::Manual };
+    async fn run(&self, mode: Option<SyncMode>) -> Outcome {
+        let job = SyncIntegration { integration_id: self.integration_id, mode, trigger: SyncTrigger::Manual };
         self.world.run(&job).await
     }
 
     /// Time passes, and what has changed is read.
     async fn sync(&self) -> Report {
+        self.sync_as(None).await
+    }
+
+    async fn sync_as(&self, mode: Option<SyncMode>) -> Report {
         self.world.app.clock.advance(Duration::minutes(10));
-        match self.run().await {
+        match self.run(mode).await {
             Outcome::Completed { result: Some(result) } => serde_json::from_value(result).unwrap(),
             other => panic!("{other:?}"),
         }
@@ -119,6 +123,22 @@ async fn what_is_in_quickbooks_stays_in_step() {
     assert_eq!((books.renewals(), rig.integration().await.status), (1, IntegrationStatus::Healthy));
 }
 
+/// SYNC-10: reading everything does not tell what is not there; what was deleted before it, the run after it tells.
+#[tokio::test]
+async fn what_was_deleted_before_everything_was_read_anew_is_not_missed() {
+    let world = world().await;
+    let books = QuickBooks::start(world.app.clock.clone()).await.unwrap();
+    let rig = Rig::of(world, Provider::QuickBooks, books.config(), books.credentials()).await;
+    let purchase = books.buy_laptops(1, "1500");
+    rig.sync().await;
+    books.delete("Purchase", purchase);
+
+    rig.sync_as(Some(SyncMode::Full)).await;
+    assert_eq!(rig.assets().await, "purchase-1:1:1 in_stock");
+    assert_eq!(rig.sync().await.counts.updated, 1);
+    assert_eq!(rig.assets().await, "purchase-1:1:1 retired");
+}
+
 /// SYNC-6: tokens rotate with every renewal; a consent that is withdrawn needs a person, once.
 #[tokio::test]
 async fn tokens_of_quickbooks_rotate_until_the_consent_is_withdrawn() {
@@ -133,10 +153,10 @@ async fn tokens_of_quickbooks_rotate_until_the_consent_is_withdrawn() {
     rig.sync().await;
     assert_eq!(books.renewals(), 4);
     books.revoke();
-    rig.run().await;
+    rig.run(None).await;
     assert_eq!(rig.integration().await.status, IntegrationStatus::NeedsAttention);
     let asked = books.fake.script.asked().len();
-    rig.run().await;
+    rig.run(None).await;
     assert_eq!(books.fake.script.asked().len(), asked, "it is left alone");
 }
 

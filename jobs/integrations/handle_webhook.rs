@@ -78,8 +78,9 @@ impl Job for HandleWebhook {
                 Ok(ended) => ended,
                 Err(wait) => return Ok(Verdict::Snooze(wait)),
             };
-            let known = sharing.iter().any(|(of, _)| of.status == IntegrationStatus::NeedsAttention);
-            if ended.is_empty() && !known && now - at < TAKES_EFFECT {
+            let mut is_known = sharing.iter().map(|(of, _)| of.status == IntegrationStatus::NeedsAttention);
+            let (known, all_known) = (is_known.clone().any(|known| known), is_known.all(|known| known));
+            if ended.is_empty() && !all_known && now - at < TAKES_EFFECT {
                 return Ok(Verdict::Snooze(LOOK_AGAIN));
             }
             tx = tenant::begin(&ctx.app.db, &organization).await?;
@@ -180,6 +181,11 @@ impl HandleWebhook {
     ) -> Result<String, StoreError> {
         let (actor, mut names) = (actor(ctx), Vec::new());
         for integration in ended {
+            let now = integrations::by_id(tx, integration.id).await?;
+            // Somebody may have connected it anew since it was asked.
+            if now.is_none_or(|now| now.updated_at != integration.updated_at) {
+                continue;
+            }
             let reason =
                 format!("{} says that our access was withdrawn; connect it anew", integration.provider.title());
             let traced = (ctx.app.clock.now(), ctx.job.trace.clone());

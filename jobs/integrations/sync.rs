@@ -49,7 +49,7 @@ impl Job for SyncIntegration {
     type App = App;
     const KIND: &'static str = "integrations.sync";
     const QUEUE: &'static str = QUEUE;
-    /// Those since the run got further.
+    /// On the last one the run looks whether it has got further, and goes on if so.
     const MAX_ATTEMPTS: u32 = 8;
     /// A run gives way to others after half of it.
     const TIMEOUT: Duration = Duration::from_secs(3600);
@@ -148,7 +148,6 @@ impl SyncIntegration {
             actor: &actor,
             clock: &app.clock,
             trace: ctx.job.trace.clone(),
-            confirmed: self.trigger == SyncTrigger::Manual && self.mode == Some(SyncMode::Full),
         };
         let (integration_id, mode, trigger) = (self.integration_id, self.mode, self.trigger);
         let source = Source { integration_id, config, connector, calls_per_minute, mode, trigger };

@@ -8,7 +8,10 @@ use uuid::Uuid;
 
 use super::{doors, gone_assets, topic};
 use crate::{
-    domain::{Clock, Organization, integration::SyncCounts},
+    domain::{
+        Clock, Organization,
+        integration::{SyncCounts, SyncMode},
+    },
     jobs::{billing, people::doors as people},
     store::{
         Sealer, StoreError,
@@ -26,8 +29,6 @@ pub struct Keeper<'a> {
     pub actor: &'a str,
     pub clock: &'a Clock,
     pub trace: Option<TraceParent>,
-    /// Somebody asked for it, and for everything: offboardings that were held may start.
-    pub confirmed: bool,
 }
 
 impl Keeper<'_> {
@@ -70,11 +71,16 @@ impl Receiver for Keeper<'_> {
     }
 
     /// Told only if there is something to tell: a run without changes is the rule.
-    fn completed<'a>(&'a self, db: &'a mut PgConnection, counts: SyncCounts) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn completed<'a>(
+        &'a self,
+        db: &'a mut PgConnection,
+        mode: SyncMode,
+        counts: SyncCounts,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let now = self.clock.now();
             doors::succeeded(db, self.integration_id, self.actor, now).await?;
-            if let Some(held) = people::start_offboardings(db, &self.taking(false), self.confirmed).await? {
+            if let Some(held) = people::start_offboardings(db, &self.taking(false), mode).await? {
                 let (what, slug) = ((self.integration_id, held.as_str()), &self.organization.slug);
                 doors::needs_attention(db, slug, what, self.actor, (now, self.trace.clone())).await?;
             }

@@ -311,6 +311,10 @@ impl Connector for Hr {
         &STREAMS
     }
 
+    fn full_tells_deleted(&self) -> bool {
+        true
+    }
+
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(async move { self.get(access, "people", &[]).await.map(|_| "reached HR as backroom".to_owned()) })
     }

@@ -19,7 +19,7 @@ use crate::{
         StoreError,
         events::{self, NewEvent},
         join_requests::{self, Token},
-        memberships, organizations, users,
+        memberships, organizations, password_resets, users,
     },
     tenant::{self, TenantTx},
 };
@@ -345,6 +345,9 @@ pub async fn choose_password(app: &App, token: &LinkToken, password: &PasswordHa
     };
     let mut plane = tx.leave().await?;
     let chosen = users::set_password(&mut plane, user, None, password, now).await?;
+    if chosen {
+        password_resets::expire(&mut plane, user, now).await?;
+    }
     plane.commit().await?;
     if !chosen {
         return Ok(has_password(&organization, &request));

@@ -14,6 +14,7 @@ use crate::{
     domain::{
         EmailAddress, EmployeeStatus, NewEmployee, Organization,
         field_error::one_line,
+        integration::SyncMode,
         source_record::{EmployeeFacts, Standing},
     },
     store::{
@@ -288,24 +289,24 @@ pub async fn employees_gone(
 }
 
 /// ASSET-6: starts the offboardings of whom the run has terminated. Call it at the run's end. A source whose permissions were cut down
-/// may say that most people have left: then none is started, and the answer says why. Those that were held before start if they
-/// are confirmed.
+/// may say that most people have left: then they are held, and the answer says why. Nothing runs before a person has seen to that; the
+/// first full run afterwards brings back who is still there, and starts what is held of the others.
 pub async fn start_offboardings(
     db: &mut PgConnection,
     taking: &Taking<'_>,
-    confirmed: bool,
+    mode: SyncMode,
 ) -> Result<Option<String>, StoreError> {
     let source = taking.source;
-    let mut leave = match confirmed {
-        true => employees::release_offboardings(db, source, "held").await?,
-        false => Vec::new(),
-    };
     let (due, employed) = employees::leaving(db, source).await?;
     let too_many = due > LEAVE_AT_ONCE && due * 4 > due + employed;
+    let mut leave = Vec::new();
     if too_many {
         employees::hold_offboardings(db, source).await?;
     } else {
-        leave.extend(employees::release_offboardings(db, source, "due").await?);
+        leave = employees::release_offboardings(db, source, "due").await?;
+        if mode == SyncMode::Full {
+            leave.extend(employees::release_offboardings(db, source, "held").await?);
+        }
     }
     let jobs = leave.into_iter().map(|employee_id| taking.job(NewJob::of(&StartOffboarding { employee_id })));
     enqueue_many(db, &jobs.collect::<Vec<_>>()).await?;

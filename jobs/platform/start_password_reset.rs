@@ -66,6 +66,7 @@ impl Job for StartPasswordReset {
 mod tests {
     use backroom_queue::{Outcome, run_inline, testing};
     use chrono::Duration;
+    use uuid::Uuid;
 
     use super::*;
     use crate::{
@@ -97,6 +98,25 @@ mod tests {
         assert!(matches!((&once.0, &twice.0), (Outcome::Completed { .. }, Outcome::Completed { .. })), "{twice:?}");
         assert_eq!(once.1, twice.1);
         assert_eq!(reset_jobs(&world).await.len(), 1);
+    }
+
+    /// AUTH-5: a job that runs again after a later request's leaves the later link alone.
+    #[tokio::test]
+    async fn an_earlier_request_takes_no_later_link_away() {
+        let world = World::new().await;
+        let user = forgetful(&world, "anna@acme.example", &[&world.organization]).await;
+        let [first, second] = [Uuid::now_v7(), Uuid::now_v7()];
+        let mut db = world.app.db.acquire().await.unwrap();
+        let mut made = Vec::new();
+        for (request, hash) in [(first, [1; 32]), (second, [2; 32]), (first, [3; 32])] {
+            let place = (user, world.organization.id);
+            made.push(password_resets::renew(&mut db, place, (request, hash), world.now()).await.unwrap());
+        }
+        assert_eq!(made, [true, true, false]);
+        assert_eq!(
+            password_resets::by_token(&mut db, &[2; 32]).await.unwrap().map(|link| link.request_id),
+            Some(second)
+        );
     }
 
     /// AUTH-5: nobody's address, and one of somebody who belongs nowhere any more.

@@ -9,6 +9,7 @@ use super::{testing::*, *};
 use crate::{
     domain::{
         Assignee, EmailAddress, Limits, Resource, Role, StepStatus, Tier, WorkflowKind, WorkflowStatus,
+        integration::SyncMode,
         source_record::{EmployeeFacts, Standing},
         workflow::{NewTemplate, Refusal, TemplateStep},
     },
@@ -383,7 +384,7 @@ async fn a_hire_and_a_termination_at_an_hris_become_workflows() {
         let sealer = Sealer::new(&world.app.vault, "acme");
         let mut tx = world.tenant().await;
         take_employees(&mut tx, sealer, &taking, &[("7".to_owned(), facts(standing))]).await.unwrap();
-        start_offboardings(&mut tx, &taking, false).await.unwrap();
+        start_offboardings(&mut tx, &taking, SyncMode::Incremental).await.unwrap();
         tx.commit().await.unwrap();
         queue::drain(&world.app.db, &world.registry, world.app.clone(), "default").await.unwrap();
         all(&world).await

@@ -59,6 +59,10 @@ pub trait Connector: Send + Sync {
     /// The streams that can be read, in the order in which they are read. Empty where there is nothing to read.
     fn streams(&self) -> &[&'static str];
 
+    /// Whether a read from the beginning tells what was deleted since the last run, too, as far as the vendor tells it at all. Where it does
+    /// not, the incremental run after a full one begins where the last incremental one ended.
+    fn full_tells_deleted(&self) -> bool;
+
     /// Makes the cheapest call that proves that everything needed is allowed. Answers a sentence: whom it reached as whom.
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>>;
 

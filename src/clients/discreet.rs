@@ -85,6 +85,10 @@ impl Connector for Discreet {
         self.inner.streams()
     }
 
+    fn full_tells_deleted(&self) -> bool {
+        self.inner.full_tells_deleted()
+    }
+
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(async move {
             let tested = self.inner.test(access).await;
@@ -119,6 +123,10 @@ mod tests {
 
         fn streams(&self) -> &[&'static str] {
             &["words"]
+        }
+
+        fn full_tells_deleted(&self) -> bool {
+            true
         }
 
         fn test<'a>(&'a self, _: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {

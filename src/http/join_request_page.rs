@@ -127,9 +127,14 @@ async fn act(
 async fn try_act(state: &ApiState, token: &str, visitor: Visitor, sent: &Form) -> Result<Response, Problem> {
     let opened = look(state, token).await?;
     let Ok(token) = LinkToken::parse(token) else { return Ok(shut(visitor, Shut::Unknown, None)) };
-    let (opened, confirmed) = match opened {
-        Opened::Shut(..) => (opened, false),
-        Opened::Request { .. } => (doors::confirm(&state.app, &token).await?, true),
+    Ok(match opened {
+        Opened::Shut(why, known) => shut(visitor, why, known),
+        Opened::Request { .. } => match doors::confirm(&state.app, &token).await? {
+            Opened::Shut(why, known) => shut(visitor, why, known),
+            Opened::Request { organization, request } | Opened::Password { organization, request } => {
+                confirmed(visitor, &organization, &request)
+            }
+        },
         Opened::Password { organization, request } => {
             let language = visitor.language(Some(request.language));
             let password = match Password::parse(sent.field("password")) {
@@ -141,13 +146,11 @@ async fn try_act(state: &ApiState, token: &str, visitor: Visitor, sent: &Form) -
                 }
             };
             let password = state.app.hash_password(password).await.map_err(Problem::internal)?;
-            (doors::choose_password(&state.app, &token, &password).await?, false)
+            match doors::choose_password(&state.app, &token, &password).await? {
+                Opened::Shut(why, known) => shut(visitor, why, known),
+                _ => person::password_saved(language, &organization, &request.email),
+            }
         }
-    };
-    Ok(match opened {
-        Opened::Request { organization, request } => done(visitor, &organization, &request, confirmed),
-        Opened::Password { organization, request } => done(visitor, &organization, &request, confirmed),
-        Opened::Shut(why, known) => shut(visitor, why, known),
     })
 }
 
@@ -179,27 +182,19 @@ fn form(
     person::page(status, &page)
 }
 
-fn done(visitor: Visitor, organization: &Organization, request: &JoinRequest, confirmed: bool) -> Response {
+fn confirmed(visitor: Visitor, organization: &Organization, request: &JoinRequest) -> Response {
     let language = visitor.language(Some(request.language));
-    let (heading, said, close) = match (language, confirmed) {
-        (Language::Sv, true) => (
+    let (heading, said, close) = match language {
+        Language::Sv => (
             "Tack, din ansökan är bekräftad",
             format!("Den ligger nu hos {}. Du får ett mejl när någon har bestämt.", organization.name),
             "Du kan stänga den här sidan.",
         ),
-        (Language::En, true) => (
+        Language::En => (
             "Thank you, your request is confirmed",
             format!("It is with {} now. You get a mail when somebody has decided.", organization.name),
             "You can close this page.",
         ),
-        (Language::Sv, false) => (
-            "Lösenordet är sparat",
-            format!("Nu kan du logga in som {}.", request.email),
-            "Du kan stänga den här sidan.",
-        ),
-        (Language::En, false) => {
-            ("The password is saved", format!("You can sign in as {} now.", request.email), "You can close this page.")
-        }
     };
     let frame = Frame { language, sender: organization.name.clone() };
     let paragraphs = vec![said, close.to_owned()];

@@ -87,7 +87,7 @@ async fn try_act(state: &ApiState, token: &str, visitor: Visitor, sent: &Form) -
     Ok(match doors::reset_password(&state.app, &token, &password).await? {
         Reset::Open { organization, user } => {
             state.keys.forget_person(user.id);
-            done(visitor, &organization, &user)
+            person::password_saved(visitor.language(Some(user.language)), &organization, &user.email)
         }
         Reset::Shut(why, known) => shut(visitor, why, known),
     })
@@ -109,21 +109,6 @@ fn form(
         form: Some(filled),
     };
     person::page(status, &page)
-}
-
-fn done(visitor: Visitor, organization: &Organization, user: &User) -> Response {
-    let language = visitor.language(Some(user.language));
-    let (heading, said, close) = match language {
-        Language::Sv => {
-            ("Lösenordet är sparat", format!("Nu kan du logga in som {}.", user.email), "Du kan stänga den här sidan.")
-        }
-        Language::En => {
-            ("The password is saved", format!("You can sign in as {} now.", user.email), "You can close this page.")
-        }
-    };
-    let frame = Frame { language, sender: organization.name.clone() };
-    let paragraphs = vec![said, close.to_owned()];
-    person::notice(StatusCode::OK, &frame, &Notice { heading: heading.to_owned(), paragraphs, good: true })
 }
 
 /// Why the link sets no password, each reason in its own words, and nothing beyond it.

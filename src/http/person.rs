@@ -19,7 +19,7 @@ use super::{
     network::Network,
     problem::{ForPeople, Problem, ProblemType},
 };
-use crate::domain::{Language, ParseError};
+use crate::domain::{EmailAddress, Language, Organization, ParseError};
 
 /// A form of a name, a password and the like.
 pub const MAX_FORM_BYTES: usize = 16 * 1024;
@@ -100,6 +100,21 @@ pub fn sorry(visitor: Visitor, problem: &Problem) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
     response
+}
+
+/// Says that the password somebody chose is theirs now.
+pub fn password_saved(language: Language, organization: &Organization, email: &EmailAddress) -> Response {
+    let (heading, said, close) = match language {
+        Language::Sv => {
+            ("Lösenordet är sparat", format!("Nu kan du logga in som {email}."), "Du kan stänga den här sidan.")
+        }
+        Language::En => {
+            ("The password is saved", format!("You can sign in as {email} now."), "You can close this page.")
+        }
+    };
+    let frame = Frame { language, sender: organization.name.clone() };
+    let paragraphs = vec![said, close.to_owned()];
+    notice(StatusCode::OK, &frame, &Notice { heading: heading.to_owned(), paragraphs, good: true })
 }
 
 /// What is wrong with a field that was typed, in the page's language.

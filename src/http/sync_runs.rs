@@ -47,7 +47,7 @@ struct SyncRequest {
 }
 
 /// The job that will run. A run that is queued or under way already is not queued again; a full one that is asked for meanwhile follows
-/// within minutes of its end.
+/// within minutes of its end, unless that one reads everything itself.
 #[derive(Serialize, ToSchema)]
 struct SyncQueued {
     job_id: Uuid,

@@ -261,7 +261,8 @@ pub struct Due {
 }
 
 /// SYNC-5: those that are due, up to `limit`; they are due again after their interval. A sweep at the same time gets others. With
-/// `full_days` 0 everything is read only where somebody wants it.
+/// `full_days` 0 everything is read only where somebody wants it. A full run that did not get to its end is not begun again by itself
+/// within a day.
 pub async fn due(
     db: &mut PgConnection,
     now: DateTime<Utc>,
@@ -276,7 +277,8 @@ pub async fn due(
                       order by d.next_run_at limit $2 for update skip locked)
          returning id,
              full_wanted or ($3 > 0 and coalesce(coalesce(full_at, first_run_done_at)
-                 <= $1 - make_interval(days => case when left_out then 1 else $3 end), false)) as "full!""#,
+                 <= $1 - make_interval(days => case when left_out then 1 else $3 end), false)
+                 and (full_began_at is null or full_began_at <= $1 - interval '1 day')) as "full!""#,
         now,
         limit,
         full_days.cast_signed()
@@ -304,9 +306,11 @@ pub async fn want_full(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> R
     Ok(wanted.rows_affected() > 0)
 }
 
-/// A full run has begun: whoever wanted one has it.
-pub async fn full_begins(db: &mut PgConnection, id: Uuid) -> Result<(), StoreError> {
-    sqlx::query!("update integrations set full_wanted = false where id = $1 and full_wanted", id).execute(db).await?;
+/// A full run begins, or goes on: whoever wanted one has it.
+pub async fn full_begins(db: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<(), StoreError> {
+    sqlx::query!("update integrations set full_wanted = false, full_began_at = $2 where id = $1", id, now)
+        .execute(db)
+        .await?;
     Ok(())
 }
 
@@ -416,7 +420,7 @@ pub async fn failed(db: &mut PgConnection, id: Uuid, error: &str, now: DateTime<
     sqlx::query!(
         "update integrations
          set status = case when status = 'needs_attention' then status else 'failing' end, last_error = $2, last_error_at = $3,
-             updated_at = $3
+             stalled_since = null, updated_at = $3
          where id = $1",
         id,
         error,

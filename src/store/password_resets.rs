@@ -23,8 +23,8 @@ pub struct PasswordReset {
     pub used_at: Option<DateTime<Utc>>,
 }
 
-/// Gives the person a new link in the place of any other. False if the request gave them the present one already, or they were given
-/// enough within the hour; then nothing changes.
+/// Gives the person a new link in the place of any other. False if this request or a later one gave them the present one, or they were given
+/// enough within the hour; then nothing changes. Requests are UUIDv7: later ones are larger.
 pub async fn renew(
     db: &mut PgConnection,
     (user_id, organization_id): (Uuid, Uuid),
@@ -39,7 +39,7 @@ pub async fn renew(
                  expires_at = excluded.expires_at, used_at = null,
                  window_at = case when r.window_at <= $7 then excluded.window_at else r.window_at end,
                  window_tokens = case when r.window_at <= $7 then 1 else r.window_tokens + 1 end
-             where r.request_id <> excluded.request_id and (r.window_at <= $7 or r.window_tokens < $8)",
+             where excluded.request_id > r.request_id and (r.window_at <= $7 or r.window_tokens < $8)",
         user_id,
         organization_id,
         request_id,

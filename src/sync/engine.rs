@@ -97,7 +97,7 @@ pub async fn run<A: Send + Sync>(
     let wish = (source.mode, default, source.trigger);
     let begun = sync_runs::begin(&mut tx, source.integration_id, holder, wish, site.clock.now()).await?;
     if matches!(&begun, Begun::Held(held) if held.mode == SyncMode::Full) {
-        integrations::full_begins(&mut tx, source.integration_id).await?;
+        integrations::full_begins(&mut tx, source.integration_id, site.clock.now()).await?;
     }
     tx.commit().await?;
     let held = match begun {
@@ -130,14 +130,15 @@ pub async fn run<A: Send + Sync>(
         Err(Stop::Later(_) | Stop::Refused(..)) if ctx.cancelled().is_cancelled() => run.stopped().await,
         Err(Stop::Later(wait)) => Ok(End::Later(wait)),
         Err(Stop::Refused(wait, why)) => {
-            run.note(why.as_deref(), false).await;
+            run.note(why.as_deref(), (false, true)).await;
             Ok(End::Later(wait))
         }
         Err(Stop::Attention(reason)) => Ok(End::Attention { run_id: run.held.run_id, holder, reason }),
         Err(Stop::Failed(reason)) => Ok(End::Failed(reason)),
         Err(Stop::Asked) => run.stopped().await,
         Err(Stop::Error(error)) => {
-            let tries = run.note(Some(&format!("{error:#}")), true).await;
+            let of_vendor = error.is::<ConnectorError>();
+            let tries = run.note(Some(&format!("{error:#}")), (true, of_vendor)).await;
             match tries.filter(|tries| *tries < ctx.job.max_attempts && ctx.is_last_attempt()) {
                 // The queue counts all failures, and this run has got further between them.
                 Some(tries) if !ctx.cancelled().is_cancelled() => {
@@ -348,8 +349,11 @@ impl<A: Send + Sync> Run<'_, A> {
         }
         if next.is_none() {
             self.receiver.end_of_stream(&mut tx).await?;
-            let place = (id, self.source.config);
-            held &= integrations::set_bookmark(&mut tx, place, stream, page.bookmark.as_ref()).await?;
+            let keeps = self.held.mode == SyncMode::Full && !self.source.connector.full_tells_deleted();
+            if !(keeps && self.bookmarks.contains_key(stream)) {
+                let place = (id, self.source.config);
+                held &= integrations::set_bookmark(&mut tx, place, stream, page.bookmark.as_ref()).await?;
+            }
         }
         let stream = if next.is_some() { stream } else { after.unwrap_or(stream) };
         let (total, further) = (self.held.total, self.restarts == 0);
@@ -359,7 +363,7 @@ impl<A: Send + Sync> Run<'_, A> {
             held &= sync_runs::finish(&mut tx, run_id, holder, (SyncState::Completed, None), now).await?;
             let what = (self.held.mode == SyncMode::Full, counts.failed > 0);
             integrations::ran(&mut tx, id, what, now).await?;
-            self.receiver.completed(&mut tx, counts).await?;
+            self.receiver.completed(&mut tx, self.held.mode, counts).await?;
         }
         if !held {
             return Err(lost());
@@ -389,18 +393,20 @@ impl<A: Send + Sync> Run<'_, A> {
         let Held { run_id, holder, .. } = self.held;
         let mut tx = tenant::begin(self.site.db, self.site.organization).await?;
         let end = (SyncState::Cancelled, Some("somebody cancelled it"));
-        sync_runs::finish(&mut tx, run_id, holder, end, self.site.clock.now()).await?;
+        if sync_runs::finish(&mut tx, run_id, holder, end, self.site.clock.now()).await? {
+            integrations::end_stall(&mut tx, self.source.integration_id).await?;
+        }
         tx.commit().await?;
         Ok(End::Stopped(self.report()))
     }
 
-    /// Has the run say why it does not go on, and the integration since when. How many attempts have failed since the run got further,
-    /// if it is still this one's. The attempt's own error matters more than whether this can be written.
-    async fn note(&self, why: Option<&str>, failed: bool) -> Option<u32> {
+    /// Has the run say why it does not go on, and the integration since when, if that is its vendor's doing. How many attempts have failed
+    /// since the run got further, if it is still this one's. The attempt's own error matters more than whether this can be written.
+    async fn note(&self, why: Option<&str>, (failed, of_vendor): (bool, bool)) -> Option<u32> {
         let noted = async {
             let mut tx = tenant::begin(self.site.db, self.site.organization).await?;
             let tries = sync_runs::note_error(&mut tx, self.held.run_id, self.held.holder, (why, failed)).await?;
-            if tries.is_some() {
+            if tries.is_some() && of_vendor {
                 integrations::stall(&mut tx, self.source.integration_id, self.site.clock.now()).await?;
             }
             tx.commit().await?;

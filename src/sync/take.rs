@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     domain::{
-        integration::{BadRecord, SyncCounts},
+        integration::{BadRecord, SyncCounts, SyncMode},
         source_record::{AssetFacts, EmployeeFacts, Facts, InvoiceFacts, Left, RecordKind, SourceRecord},
     },
     store::{
@@ -43,7 +43,12 @@ pub trait Receiver: Send + Sync {
     fn end_of_stream<'a>(&'a self, db: &'a mut PgConnection) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The run is complete.
-    fn completed<'a>(&'a self, db: &'a mut PgConnection, counts: SyncCounts) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn completed<'a>(
+        &'a self,
+        db: &'a mut PgConnection,
+        mode: SyncMode,
+        counts: SyncCounts,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 impl Batch {

@@ -107,6 +107,7 @@ pub async fn prove_address(
 ) -> Result<bool, StoreError> {
     let first = users::prove(db, user_id, password, now).await?;
     if first {
+        password_resets::expire(db, user_id, now).await?;
         sessions::end_all(db, user_id, (None, None), EndReason::PasswordChanged, now).await?;
     }
     Ok(first)

@@ -271,6 +271,34 @@ async fn what_is_surplus_is_retired_unless_it_was_in_use_and_comes_back_when_it_
     assert_eq!(told, [("in_stock", None), ("retired", notes[0]), ("in_stock", notes[1])]);
 }
 
+/// ASSET-4: a corrected amount is no move: what the source took away it may give again.
+#[tokio::test]
+async fn a_corrected_amount_keeps_nothing_from_coming_back() {
+    let books = Books::new().await;
+    books.take(&[("1", laptop())]).await;
+    let bought = books.only().await.custody;
+    books.gone(&["1"]).await;
+    let gone = books.only().await;
+    let corrected = NewTransaction {
+        asset_id: gone.id,
+        kind: TransactionKind::CostChanged,
+        from: Some(gone.custody),
+        to: gone.custody,
+        actor: "user:1",
+        ip: None,
+        user_agent: None,
+        amount: None,
+        note: None,
+    };
+    let mut tx = books.world.tenant().await;
+    asset_transactions::append(&mut tx, books.sealer(), &[corrected], books.world.now()).await.unwrap();
+    tx.commit().await.unwrap();
+
+    books.take(&[("1", laptop())]).await;
+
+    assert_eq!((gone.custody.status, books.only().await.custody), (AssetStatus::Retired, bought));
+}
+
 /// SYNC-9, VAULT-4
 #[tokio::test]
 async fn what_cannot_be_stored_is_refused_and_the_rest_is_stored() {

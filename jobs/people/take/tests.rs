@@ -52,9 +52,9 @@ impl Hris {
     }
 
     /// The run's end; why offboardings are held, if so.
-    async fn end(&self, confirmed: bool) -> Option<String> {
+    async fn end(&self, mode: SyncMode) -> Option<String> {
         let mut tx = self.world.tenant().await;
-        let held = start_offboardings(&mut tx, &self.taking(), confirmed).await.unwrap();
+        let held = start_offboardings(&mut tx, &self.taking(), mode).await.unwrap();
         tx.commit().await.unwrap();
         held
     }
@@ -214,7 +214,7 @@ async fn only_a_new_hire_is_onboarded_and_nobody_in_the_first_run() {
     let mut expected = vec![ids(&outcomes[0]).to_string(), ids(&outcomes[2]).to_string()];
     expected.sort_unstable();
     assert_eq!(whom, expected);
-    hris.end(false).await;
+    hris.end(SyncMode::Incremental).await;
     assert_eq!(hris.started().await.1, 0, "who comes as terminated has no offboarding");
 
     let first = Taking { first_run: true, source: Source { integration_id: Uuid::from_u128(8) }, ..hris.taking() };
@@ -231,9 +231,9 @@ async fn a_termination_starts_one_offboarding_and_a_return_is_told() {
     hris.take(&gone).await;
     let stored = hris.one("1").await.facts;
     assert_eq!((stored.status, stored.termination_date), (EmployeeStatus::Terminated, Some(hris.world.today())));
-    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.end(SyncMode::Incremental).await, None);
     hris.take(&gone).await;
-    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.end(SyncMode::Incremental).await, None);
     assert_eq!(hris.started().await.1, 1);
 
     hris.take(&[record("1", anna())]).await;
@@ -253,7 +253,7 @@ async fn a_rehire_is_onboarded_too() {
         let again = EmployeeFacts { hire_date: hired_again.parse().ok(), ..was.clone() };
         for facts in [was, gone, again] {
             hris.take(&[record(&n.to_string(), facts)]).await;
-            hris.end(false).await;
+            hris.end(SyncMode::Incremental).await;
         }
         assert_eq!(hris.started().await, (onboardings, n), "{hired_again}");
     }
@@ -327,7 +327,7 @@ async fn who_is_gone_at_the_source_is_terminated_once_and_may_come_back() {
     };
     assert_eq!(leave().await, [Outcome::Updated(id), Outcome::Unchanged]);
     assert_eq!(leave().await, [Outcome::Unchanged, Outcome::Unchanged]);
-    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.end(SyncMode::Incremental).await, None);
     assert_eq!(hris.started().await.1, 1);
     assert_eq!(hris.one("1").await.facts.status, EmployeeStatus::Terminated);
 
@@ -347,7 +347,7 @@ async fn too_many_who_leave_in_one_run_are_held_until_somebody_has_had_a_look() 
     hris.take(&all(Standing::Active)).await;
     // Ten of forty are a quarter and no more.
     hris.take(&all(Standing::Terminated)[..10]).await;
-    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.end(SyncMode::Incremental).await, None);
     assert_eq!(hris.started().await.1, 10);
 
     // Page by page, and some only vanish.
@@ -356,16 +356,16 @@ async fn too_many_who_leave_in_one_run_are_held_until_somebody_has_had_a_look() 
     let ids: Vec<String> = (15..21).map(|n: usize| n.to_string()).collect();
     employees_gone(&mut tx, hris.sealer(), &hris.taking(), &ids).await.unwrap();
     tx.commit().await.unwrap();
-    let held = hris.end(true).await.unwrap();
+    let held = hris.end(SyncMode::Full).await.unwrap();
     assert!(held.starts_with("one run terminated 11 of 30 people"), "{held}");
     assert_eq!(hris.started().await.1, 10, "also for who asked for this very run");
 
     // Five are back, one leaves as people do; the next runs leave the others alone.
     hris.take(&all(Standing::Active)[10..15]).await;
     hris.take(&[of(30, Standing::Terminated)]).await;
-    assert_eq!(hris.end(false).await, None);
+    assert_eq!(hris.end(SyncMode::Incremental).await, None);
     assert_eq!(hris.started().await.1, 11);
-    assert_eq!((hris.end(true).await, hris.end(true).await), (None, None));
+    assert_eq!((hris.end(SyncMode::Full).await, hris.end(SyncMode::Full).await), (None, None));
     assert_eq!(hris.started().await.1, 11 + 6, "somebody has had a look");
 }
 

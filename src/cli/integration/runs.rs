@@ -39,7 +39,8 @@ pub async fn sync(session: &Session, args: SyncNow, output: Output) -> anyhow::R
         Err(refused) => {
             let Some(before) = after_another(session, &organization, &request).await? else { return Err(refused) };
             let why = format!(
-                "another run is waiting or under way (job {before}); the full one follows within minutes of its end"
+                "another run is waiting or under way (job {before}); unless that one reads everything, the full one follows within \
+                 minutes of its end"
             );
             let shown = json!({ "job_id": before, "outcome": "follows", "reason": why, "run": null });
             output.answer(&shown, || format!("{}: {why}", integration.name))?;

@@ -194,6 +194,10 @@ impl Connector for BambooHr {
         &[EMPLOYEES]
     }
 
+    fn full_tells_deleted(&self) -> bool {
+        true
+    }
+
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(self.try_out(access))
     }

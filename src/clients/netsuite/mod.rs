@@ -216,6 +216,10 @@ impl Connector for NetSuite {
         &self.streams
     }
 
+    fn full_tells_deleted(&self) -> bool {
+        true
+    }
+
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(async move {
             let mut said = Vec::new();

@@ -150,6 +150,11 @@ impl Connector for QuickBooks {
         &self.streams
     }
 
+    /// A query tells what is there; of what was deleted, change data capture does.
+    fn full_tells_deleted(&self) -> bool {
+        false
+    }
+
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(async move {
             let path = format!("companyinfo/{}", self.realm_id);

@@ -121,6 +121,10 @@ impl Connector for Slack {
         &[]
     }
 
+    fn full_tells_deleted(&self) -> bool {
+        true
+    }
+
     fn test<'a>(&'a self, _access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(async move {
             let identity = self.identity().await?;

@@ -202,6 +202,10 @@ impl Connector for Workday {
         &[WORKERS]
     }
 
+    fn full_tells_deleted(&self) -> bool {
+        true
+    }
+
     fn test<'a>(&'a self, access: &'a Access) -> BoxFuture<'a, Result<String, ConnectorError>> {
         Box::pin(async move {
             match &self.source {

@@ -59,7 +59,8 @@ pub async fn known(db: &mut PgConnection, source: Source, external_ids: &[String
         r#"select a.id, external_id as "external_id!", tag, status, condition, employee_id, location_id, source_print,
              exists (select from asset_transactions t where t.asset_id = a.id and t.to_employee_id is not null)
                  as "was_held!",
-             coalesce((select starts_with(t.actor, 'job:') from asset_transactions t where t.asset_id = a.id
+             coalesce((select starts_with(t.actor, 'job:') from asset_transactions t
+                       where t.asset_id = a.id and t.kind not in ('cost_changed', 'residual_value_changed', 'book_value_changed')
                        order by t.id desc limit 1), false) as "moved_by_job!"
          from assets a where integration_id = $1 and external_id = any($2) order by a.id for update"#,
         source.integration_id,

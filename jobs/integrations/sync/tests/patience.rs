@@ -139,6 +139,11 @@ async fn everything_is_read_again_when_it_is_time() {
     completed(&rig.sync(None).await);
     assert!(!full(6, 7).await);
     assert!(full(1, 7).await);
+    let mut tx = rig.world.tenant().await;
+    integrations::full_begins(&mut tx, rig.integration_id, rig.world.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(!full(0, 7).await, "it does not get to its end: what has changed is read meanwhile");
+    assert!(full(1, 7).await);
     assert!(!full(30, 0).await);
 
     completed(&rig.sync(Some(SyncMode::Full)).await);

@@ -11,3 +11,6 @@ alter table employees
     add column offboarding text,
     add constraint employees_offboarding_check check (offboarding in ('due', 'held'));
 create index employees_offboarding_idx on employees (integration_id, id) where offboarding is not null;
+
+-- SYNC-9, SYNC-10. What was bought with a document is found by the document's id, which its things' ids begin with.
+create index assets_document_idx on assets (integration_id, split_part(external_id, ':', 1)) where external_id like '%:%';
