@@ -68,7 +68,8 @@ async fn workers_killed_in_the_middle_of_sending_leave_one_mail_per_invoice_and_
     let failed = "select count(*) from org_acme.invoices where reminder_failed_at is not null";
     let failed = count(&database.pool, failed).await;
     println!("{failed} of them were left to an operator");
-    assert_eq!(count(&database.pool, lost).await, failed);
+    // A mail that had left and was recorded did not fail, also if its job lost three workers.
+    assert!(count(&database.pool, lost).await >= failed);
     assert!(failed < i64::from(INVOICES) / 4, "{failed}");
     let sent = "select count(*) from org_acme.deliveries where state = 'sent'";
     assert_eq!(count(&database.pool, sent).await, i64::from(INVOICES) - failed);
