@@ -139,7 +139,7 @@ enum Command {
     /// Workspaces that an organization's people share
     #[command(subcommand, after_help = "Example:\n  backroom workspace list --org acme")]
     Workspace(workspace::Workspace),
-    /// Workflows: list, overdue, templates, show, start, advance, complete, cancel
+    /// Workflows: list, overdue, templates, template, show, start, advance, reject, complete, cancel, fail
     #[command(subcommand, after_help = "Example:\n  backroom workflow list --org acme")]
     Workflow(workflow::Workflow),
     /// Invitations into workspaces: list, revoke, resend

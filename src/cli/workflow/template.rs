@@ -105,5 +105,6 @@ pub async fn add(session: &Session, args: Add, output: Output) -> anyhow::Result
         error => anyhow::Error::new(error).context("the template was not stored"),
     })?;
     tx.commit().await?;
-    output.answer(&document(&row), || format!("{}  {} ({}), {} steps", row.id, row.name, row.kind, row.steps.len()))
+    let steps = if row.steps.len() == 1 { "1 step".to_owned() } else { format!("{} steps", row.steps.len()) };
+    output.answer(&document(&row), || format!("{}  {} ({}), {steps}", row.id, row.name, row.kind))
 }
